@@ -1,0 +1,43 @@
+# Every target that a person runs says what it does. `make` alone lists them.
+
+GO      ?= go
+TOOLS   := $(CURDIR)/bin
+# Tools are built from the module proxy, once, at these versions.
+STATICCHECK := $(TOOLS)/staticcheck-v0.8.2
+GOFUMPT     := $(TOOLS)/gofumpt-v0.12.0
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build bin/quash
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/quash ./cmd/quash
+
+demo: ## the main job, played with real processes
+	$(GO) run ./cmd/quash demo
+
+test: lint ## everything that must hold at each change (under 10 minutes on 2 cores)
+	$(GO) test -race -timeout 10m ./...
+	cd bench && $(GO) vet ./... && $(GO) test -timeout 5m ./...
+
+lint: $(STATICCHECK) $(GOFUMPT) ## vet, staticcheck, gofumpt
+	@out=$$($(GOFUMPT) -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofumpt these files (make fmt does it):"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+
+fmt: $(GOFUMPT) ## format every file
+	$(GOFUMPT) -w $$(git ls-files '*.go')
+
+bench: ## the figures that matter, beside their floors and peers, in one run
+	cd bench && $(GO) run .
+
+soak: ## the tests with more time and more seeds; writes docs/soak.txt
+	./docs/soak.sh
+
+$(STATICCHECK):
+	GOBIN=$(TOOLS) $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2 && mv $(TOOLS)/staticcheck $@
+
+$(GOFUMPT):
+	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@v0.12.0 && mv $(TOOLS)/gofumpt $@
+
+.PHONY: help build demo test lint fmt bench soak
+.DEFAULT_GOAL := help
