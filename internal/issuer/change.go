@@ -1,0 +1,251 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"unicode/utf8"
+)
+
+// Target is what a change is done to.
+type Target struct {
+	Subject string
+	Session string // the one that ends, or the one that is spared
+	Claim   string // of a revocation by claim
+	Value   string
+	End     bool   // whether sessions that match a revocation by claim end too
+	Reason  string // for the log and the audit; at most 256 characters
+	DryRun  bool   // answer what would happen, and change nothing
+}
+
+// Effect is what a change did, or would do.
+type Effect struct {
+	Event    string
+	Sessions int    // ended
+	Tokens   int    // access tokens that had not expired and are dead now
+	Position uint64 // of the last revocation; 0 where none was needed
+	DryRun   bool
+}
+
+// errDryRun rolls a finished change back.
+var errDryRun = errors.New("dry run")
+
+// change carries out an event that needs nothing but what its row of the
+// table says.
+func (i *Issuer) change(ctx context.Context, e Event, by Actor, t Target) (Effect, error) {
+	out, err := i.update(ctx, t.DryRun, func(tx Tx, out *Effect) error { return i.apply(tx, e, by, t, out) })
+	return out, explain("session", err)
+}
+
+// update runs fn in a revoking transaction. A dry run is the same transaction,
+// rolled back, so what it answers is what would happen.
+func (i *Issuer) update(ctx context.Context, dry bool, fn func(Tx, *Effect) error) (Effect, error) {
+	var out Effect
+	commit, err := i.store.Update(ctx, func(tx Tx) error {
+		out = Effect{}
+		if err := fn(tx, &out); err != nil {
+			return err
+		}
+		if dry {
+			return errDryRun
+		}
+		return nil
+	})
+	if dry && errors.Is(err, errDryRun) {
+		out.DryRun = true
+		return out, nil
+	}
+	if err != nil {
+		return Effect{}, err
+	}
+	out.Position = commit.Last
+	return out, nil
+}
+
+// apply does what the event's row of the table says: it ends the sessions,
+// appends the revocations and notes it all in the audit.
+func (i *Issuer) apply(tx Tx, e Event, by Actor, t Target, out *Effect) error {
+	if err := checkReason(t.Reason); err != nil {
+		return err
+	}
+	if err := present(tx, by); err != nil {
+		return err
+	}
+	if e.Name == SessionEvicted.Name {
+		oldest, err := tx.Oldest(Match{"sub", t.Subject})
+		if err != nil {
+			return err
+		}
+		t.Session = oldest.ID
+	}
+	out.Event = e.Name
+	revocations, err := named(tx, e, t)
+	if err != nil {
+		return err
+	}
+	if err := i.end(tx, e, t, out); err != nil {
+		return err
+	}
+	if e.Ends == This && out.Sessions == 0 {
+		return nil // it had ended before, and was revoked then
+	}
+	for _, m := range revocations {
+		r := Revocation{
+			Issuer: i.cfg.Issuer, Claim: m.Claim, Value: m.Value, Before: e.before(m.Claim), Keep: m.Claim == "kid",
+			Time: tx.Now(), Event: e.Name, Actor: by.Name, Reason: t.Reason,
+		}
+		if err := tx.AppendRevocation(r); err != nil {
+			return err
+		}
+	}
+	return tx.AppendAudit(AuditEntry{
+		Time: tx.Now(), Event: e.Name, Actor: by.Name, Address: by.Address, Subject: t.Subject, Session: t.Session, Reason: t.Reason,
+	})
+}
+
+// named returns the claims and values that the event's revocations name.
+func named(tx Tx, e Event, t Target) ([]Match, error) {
+	switch {
+	case e.Claim == "":
+		return nil, nil
+	case e.Claim == "sub":
+		return []Match{{"sub", t.Subject}}, nil
+	case e.Claim == "sid" && e.Ends == This:
+		return []Match{{"sid", t.Session}}, nil
+	case e.Claim == "sid":
+		return others(tx, t)
+	}
+	return []Match{{t.Claim, t.Value}}, nil
+}
+
+func others(tx Tx, t Target) ([]Match, error) {
+	sessions, err := tx.Sessions(Match{"sub", t.Subject}, "", maxListed)
+	if err != nil {
+		return nil, err
+	}
+	var all []Match
+	for _, s := range sessions {
+		if s.ID != t.Session {
+			all = append(all, Match{"sid", s.ID})
+		}
+	}
+	return all, nil
+}
+
+// end ends the sessions that the event reaches and counts the tokens that die,
+// those of sessions that go on included.
+func (i *Issuer) end(tx Tx, e Event, t Target, out *Effect) (err error) {
+	now := tx.Now()
+	switch {
+	case e.Ends == This:
+		out.Sessions, out.Tokens, err = tx.EndSessions(Match{"sid", t.Session}, "", now)
+		return err
+	case e.Ends == Others && e.Claim == "sid":
+		out.Sessions, out.Tokens, err = tx.EndSessions(Match{"sub", t.Subject}, t.Session, now)
+		return err
+	case e.Claim == "":
+		return nil
+	}
+	reached, known := i.holders(e, t)
+	if !known {
+		out.Tokens = 1
+		return nil
+	}
+	if _, out.Tokens, err = tx.CountSessions(reached, now); err != nil {
+		return err
+	}
+	spared := ""
+	switch {
+	case e.Ends == Others:
+		spared = t.Session
+	case e.Ends == None || e.Ends == Matching && !t.End:
+		return tx.ForgetTokens(reached)
+	}
+	if out.Sessions, _, err = tx.EndSessions(reached, spared, now); err != nil {
+		return err
+	}
+	return tx.ForgetTokens(reached)
+}
+
+// holders selects the sessions whose tokens the event's revocation kills. For
+// a single token there is no telling whose it is.
+func (i *Issuer) holders(e Event, t Target) (m Match, known bool) {
+	switch {
+	case e.Claim == "sub":
+		return Match{"sub", t.Subject}, true
+	case t.Claim == "jti":
+		return Match{}, false
+	case t.Claim == "kid", t.Claim == "aud" && slices.Contains(i.cfg.Audience, t.Value):
+		return Match{}, true
+	}
+	return Match{t.Claim, t.Value}, true
+}
+
+// present refuses a user whose own session has ended since the access token
+// was checked.
+func present(tx Tx, by Actor) error {
+	if by.Session == "" {
+		return nil
+	}
+	s, err := tx.Session(by.Session)
+	if errors.Is(err, ErrNotFound) || err == nil && s.Subject != by.Subject {
+		return refuse(CodeToken, "the session has ended; log in again")
+	}
+	return err
+}
+
+func checkReason(reason string) error {
+	if !printable(reason, 0, 256) {
+		return refuse(CodeInvalid, "reason: want at most 256 characters, none of them a control character")
+	}
+	return nil
+}
+
+// RevokeRequest is a revocation by claim.
+type RevokeRequest struct {
+	Claim  string
+	Value  string
+	Reason string
+	End    bool // sessions whose tokens match end too
+	DryRun bool
+}
+
+const maxValue = 512
+
+// Revoke ends every token that has a value under a claim and was issued before
+// now. A sid ends its session with it, a kid withdraws the signing key, and
+// both, like a jti, are revoked for ever. A claim that no token carries is
+// CodeUnknownClaim.
+func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect, error) {
+	if r.Value == "" || len(r.Value) > maxValue || !utf8.ValidString(r.Value) {
+		return Effect{}, refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8; to end every token, revoke the aud that all of them have", maxValue)
+	}
+	t := Target{Claim: r.Claim, Value: r.Value, End: r.End, Reason: r.Reason, DryRun: r.DryRun}
+	switch r.Claim {
+	case "sid":
+		t.End = true
+	case "sub":
+		t.Subject = r.Value
+	case "kid":
+		return i.withdraw(ctx, by, t)
+	}
+	out, err := i.update(ctx, r.DryRun, func(tx Tx, out *Effect) error {
+		if err := knownClaim(tx, r.Claim); err != nil {
+			return err
+		}
+		return i.apply(tx, ClaimRevoked, by, t, out)
+	})
+	return out, explain("session", err)
+}
+
+func knownClaim(tx Tx, claim string) error {
+	if slices.Contains(revocable, claim) {
+		return nil
+	}
+	names, err := tx.AccountClaims()
+	if err != nil || slices.Contains(names, claim) {
+		return err
+	}
+	all := append(slices.Clone(revocable), names...)
+	return refuse(CodeUnknownClaim, "claim: no token carries %q, so this would end nothing; the claims that tokens carry are %q", claim, all)
+}

@@ -1,0 +1,87 @@
+package issuer
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"slices"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/quashdev/quash/internal/jws"
+)
+
+// ownClaims are set by the issuer and cannot be in an account's document.
+var ownClaims = []string{"iss", "sub", "aud", "client_id", "iat", "exp", "nbf", "jti", "sid", "rev", "cnf", "act", "may_act"}
+
+// revocable are the claims that every token carries and a revocation may name.
+var revocable = []string{"sub", "sid", "jti", "client_id", "aud", "kid"}
+
+// maxClaims bounds an account's document, so that its tokens stay within what
+// verifiers accept.
+const maxClaims = 4 << 10
+
+// ClaimValues returns the claims of a's document as revocations can name
+// them, an array by its members, each once.
+func (a Account) ClaimValues() []Match {
+	members, err := jws.Members(nil, a.Claims)
+	if err != nil {
+		return nil
+	}
+	var all []Match
+	add := func(name string, value []byte) {
+		if text, ok := jws.Text(value); ok && text != "" && !slices.Contains(all, Match{name, text}) {
+			all = append(all, Match{name, text})
+		}
+	}
+	for _, m := range members {
+		add(m.Name, m.Value)
+		if elements, ok := jws.Elements(nil, m.Value); ok {
+			for _, e := range elements {
+				add(m.Name, e)
+			}
+		}
+	}
+	return all
+}
+
+// checkClaims returns the document in its shortest form.
+func checkClaims(doc json.RawMessage) (json.RawMessage, error) {
+	if len(doc) == 0 {
+		return json.RawMessage("{}"), nil
+	}
+	if len(doc) > maxClaims {
+		return nil, refuse(CodeInvalid, "claims: %d octets are more than the %d that fit in a token", len(doc), maxClaims)
+	}
+	members, err := jws.Members(nil, doc)
+	if err != nil {
+		return nil, refuse(CodeInvalid, "claims: want one JSON object with each name once: %v", err)
+	}
+	for _, m := range members {
+		if slices.Contains(ownClaims, m.Name) {
+			return nil, refuse(CodeInvalid, "claims: %q is set by the server; leave it out", m.Name)
+		}
+		if !visible(m.Name, 1, 64) || m.Name == "kid" {
+			return nil, refuse(CodeInvalid, "claims: the name %q: want 1 to 64 visible ASCII characters, and not kid", m.Name)
+		}
+	}
+	compact, err := json.Marshal(doc)
+	return compact, err
+}
+
+// printable reports whether s is low to high characters of valid UTF-8, none
+// of them a control character.
+func printable(s string, low, high int) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	n := 0
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return false
+		}
+		n++
+	}
+	return n >= low && n <= high
+}
+
+func randomize(b []byte) { rand.Read(b) }

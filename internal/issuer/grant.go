@@ -1,0 +1,346 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/quashdev/quash/internal/jws"
+)
+
+// Grant is what a login or refresh gives: a pair of tokens.
+type Grant struct {
+	AccessToken  string
+	RefreshToken string
+	ExpiresIn    time.Duration // of the access token
+	Session      string
+	Subject      string
+}
+
+// maxClockSkew between this machine and the database, beyond which tokens
+// would carry times that the log does not keep revocations for.
+const maxClockSkew = 10 * time.Second
+
+// draft is a grant before its transaction has committed: what the snapshot
+// said. Nothing is signed until then.
+type draft struct {
+	account Account
+	session Session
+	key     SigningKey
+	rev     uint64
+	issued  time.Time
+	expires time.Time
+}
+
+// draftFor reads what a token for the session says, notes its expiry in the
+// session's row, and writes the row.
+func (i *Issuer) draftFor(tx Tx, a Account, s Session) (draft, error) {
+	now := tx.Now()
+	if skew := time.Since(now).Abs(); skew > maxClockSkew {
+		return draft{}, refuse(CodeUnavailable, "the clocks of this machine and the database are %v apart; no tokens are issued until they agree", skew.Round(time.Second))
+	}
+	log, err := tx.Log()
+	if err != nil {
+		return draft{}, err
+	}
+	key, err := currentKey(tx)
+	if err != nil {
+		return draft{}, err
+	}
+	d := draft{account: a, session: s, key: key, rev: log.Head.Position, issued: now.Truncate(time.Second)}
+	d.expires = d.issued.Add(i.cfg.TokenLifetime)
+	if end := s.Expires.Truncate(time.Second); end.Before(d.expires) {
+		d.expires = end
+	}
+	d.session.Tokens = appendExpiry(s.Tokens, now, d.expires)
+	return d, tx.PutSession(d.session)
+}
+
+// maxTokens is how many expiries of a session's tokens its row keeps.
+const maxTokens = 32
+
+func appendExpiry(expiries []uint32, now, expires time.Time) []uint32 {
+	live := slices.DeleteFunc(slices.Clone(expiries), func(e uint32) bool { return int64(e) <= now.Unix() })
+	live = append(live, uint32(expires.Unix()))
+	return live[max(0, len(live)-maxTokens):]
+}
+
+// grant signs what was drafted. The transaction must have committed.
+func (i *Issuer) grant(d draft) (Grant, error) {
+	signer, err := i.signer(d.key)
+	if err != nil {
+		return Grant{}, err
+	}
+	claims, err := i.claims(d)
+	if err != nil {
+		return Grant{}, err
+	}
+	token, err := signer.Sign("at+jwt", claims)
+	if err != nil {
+		return Grant{}, fmt.Errorf("sign an access token: %w", err)
+	}
+	if len(token) > jws.MaxToken {
+		return Grant{}, refuse(CodeInvalid, "the token would have %d octets, more than verifiers accept: give the subject fewer claims", len(token))
+	}
+	return Grant{
+		AccessToken:  token,
+		RefreshToken: i.refreshTokenOf(d.session, d.session.Counter),
+		ExpiresIn:    d.expires.Sub(d.issued),
+		Session:      d.session.ID,
+		Subject:      d.account.Subject,
+	}, nil
+}
+
+// claims returns the payload of RFC 9068, section 2.2, with sid, rev and the
+// account's own claims.
+func (i *Issuer) claims(d draft) ([]byte, error) {
+	claims := map[string]any{}
+	members, err := jws.Members(nil, d.account.Claims)
+	if err != nil {
+		return nil, fmt.Errorf("claims of %s: %w", d.account.Subject, err)
+	}
+	for _, m := range members {
+		claims[m.Name] = json.RawMessage(m.Value)
+	}
+	claims["iss"] = i.cfg.Issuer
+	claims["sub"] = d.account.Subject
+	claims["aud"] = i.cfg.Audience
+	if len(i.cfg.Audience) == 1 {
+		claims["aud"] = i.cfg.Audience[0]
+	}
+	claims["client_id"] = d.session.Client
+	claims["iat"] = d.issued.Unix()
+	claims["exp"] = d.expires.Unix()
+	claims["jti"] = newID("")
+	claims["sid"] = d.session.ID
+	claims["rev"] = d.rev
+	return json.Marshal(claims)
+}
+
+// issue runs fn in an issuing transaction and signs what it drafted.
+func (i *Issuer) issue(ctx context.Context, fn func(Tx) (draft, error)) (Grant, error) {
+	var d draft
+	err := i.store.Issue(ctx, func(tx Tx) (err error) {
+		d, err = fn(tx)
+		return err
+	})
+	if err != nil {
+		return Grant{}, err
+	}
+	return i.grant(d)
+}
+
+// LoginRequest is what somebody logs in with.
+type LoginRequest struct {
+	Name     string
+	Password string
+	Device
+}
+
+// Device describes where a session is used.
+type Device struct {
+	Client  string // client_id; empty: the configured one
+	Device  string // in the user's words, shown in the list of sessions; at most 128 characters
+	Address string
+}
+
+// Login opens a session for an account by its password. An account that is
+// not there, one without a password, one that was deactivated and a wrong
+// password all take the same path and get the same CodeCredentials.
+func (i *Issuer) Login(ctx context.Context, r LoginRequest) (Grant, error) {
+	if err := i.checkDevice(&r.Device); err != nil {
+		return Grant{}, err
+	}
+	name, err := accountName(r.Name)
+	if err != nil {
+		name = "" // nobody's, which takes the same path
+	}
+	if err := i.limits.login(name, r.Address); err != nil {
+		return Grant{}, err
+	}
+	var a Account
+	err = i.store.View(ctx, func(rd Reader) (err error) {
+		a, err = rd.AccountNamed(name)
+		return err
+	})
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Grant{}, explain("account", err)
+	}
+	good, err := i.hashes.verify(ctx, r.Password, a.Password)
+	if err != nil {
+		return Grant{}, err
+	}
+	if !good || a.Deactivated {
+		return Grant{}, errCredentials
+	}
+	return i.openSession(ctx, User(r.Address), loggedIn, a.Subject, &a.Password, r.Device)
+}
+
+var errCredentials = refuse(CodeCredentials, "no account has this name and password")
+
+// OpenSession opens a session for a subject whose password the caller has
+// checked, or that needs none.
+func (i *Issuer) OpenSession(ctx context.Context, by Actor, subject string, d Device) (Grant, error) {
+	if err := i.checkDevice(&d); err != nil {
+		return Grant{}, err
+	}
+	return i.openSession(ctx, by, sessionOpened, subject, nil, d)
+}
+
+// errCrowded says that a session must end before another can be opened.
+var errCrowded = errors.New("too many sessions")
+
+// openSession opens a session unless the account's password hash is no longer
+// the one that was checked, because a change came in between.
+func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject string, checked *string, d Device) (Grant, error) {
+	if live := i.cfg.Live(); live > i.cfg.MaxLive/10*9 {
+		return Grant{}, &Error{Code: CodeFull, Detail: "too many revocations are live to open more sessions; try again when some have expired", RetryAfter: time.Minute}
+	}
+	s := i.newSession(subject, d)
+	for {
+		g, err := i.issue(ctx, func(tx Tx) (draft, error) {
+			a, err := tx.Account(subject)
+			switch {
+			case errors.Is(err, ErrNotFound) && checked != nil:
+				return draft{}, errCredentials
+			case err != nil:
+				return draft{}, err
+			case checked != nil && (a.Deactivated || a.Password != *checked):
+				return draft{}, errCredentials
+			case a.Deactivated:
+				return draft{}, refuse(CodeConflict, "the account is deactivated; reactivate it first")
+			}
+			n, _, err := tx.CountSessions(Match{"sub", subject}, tx.Now())
+			if err != nil {
+				return draft{}, err
+			}
+			if n >= i.cfg.MaxSessions {
+				return draft{}, errCrowded
+			}
+			opened := s
+			opened.Created, opened.LastUsed, opened.Rotated = tx.Now(), tx.Now(), tx.Now()
+			opened.Expires = tx.Now().Add(i.cfg.AbsoluteTimeout)
+			if err := tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: e.Name, Actor: by.Name, Address: d.Address, Subject: subject, Session: s.ID}); err != nil {
+				return draft{}, err
+			}
+			return i.draftFor(tx, a, opened)
+		})
+		if !errors.Is(err, errCrowded) {
+			return g, explain("account", err)
+		}
+		if _, err := i.change(ctx, SessionEvicted, system, Target{Subject: subject}); err != nil {
+			return Grant{}, err
+		}
+	}
+}
+
+// RefreshRequest presents a refresh token.
+type RefreshRequest struct {
+	Token          string
+	IdempotencyKey string // so that the same call can be repeated whenever its answer was lost; at most 255 characters
+	Address        string
+}
+
+// errReuse says that a refresh ran into reuse and must start again as a
+// change that ends the session.
+var errReuse = errors.New("refresh token reused")
+
+var errGrant = refuse(CodeGrant, "the refresh token is not valid any more; log in again")
+
+// Refresh gives the successor of a refresh token and a new access token. The
+// current token rotates. The one before it gets the same successor again
+// within ten seconds, or at any time with the Idempotency-Key of the call
+// that rotated it. Anything older ends the session (RFC 9700, section 4.14.2).
+// All that is wrong with a token is CodeGrant.
+func (i *Issuer) Refresh(ctx context.Context, r RefreshRequest) (Grant, error) {
+	token, ok := parseRefreshToken(r.Token)
+	if !ok {
+		return Grant{}, errGrant
+	}
+	if len(r.IdempotencyKey) > 255 {
+		return Grant{}, refuse(CodeInvalid, "the Idempotency-Key has more than 255 characters")
+	}
+	key := retryKeyOf(r.IdempotencyKey)
+	g, err := i.issue(ctx, func(tx Tx) (draft, error) { return i.rotate(tx, token, key, r.Address) })
+	if errors.Is(err, errReuse) {
+		err = i.endReused(ctx, token, key, r.Address)
+	}
+	return g, explain("session", err)
+}
+
+// rotate is the issuing transaction of a refresh.
+func (i *Issuer) rotate(tx Tx, token refreshToken, key [32]byte, address string) (draft, error) {
+	s, err := tx.Session(token.session)
+	if errors.Is(err, ErrNotFound) {
+		return draft{}, errGrant
+	}
+	if err != nil {
+		return draft{}, err
+	}
+	now := tx.Now()
+	switch v := i.judge(s, token, key, now); v {
+	case rotate:
+		s.Counter++
+		s.Rotated, s.RetryKey = now, key
+	case repeat:
+	case reuse:
+		return draft{}, errReuse
+	case ahead:
+		i.cfg.Logger.Error("a refresh token is ahead of its session: the database has lost its latest changes", "session", s.ID, "presented", token.counter, "stored", s.Counter)
+		return draft{}, errGrant
+	default:
+		return draft{}, errGrant
+	}
+	a, err := tx.Account(s.Subject)
+	if err != nil {
+		return draft{}, err
+	}
+	if a.Deactivated {
+		return draft{}, errGrant
+	}
+	s.LastUsed = now
+	if address != "" {
+		s.Address = address
+	}
+	return i.draftFor(tx, a, s)
+}
+
+// endReused ends the session of a token that was used before. It looks again,
+// because the session may have ended or moved on since; and what it finds
+// commits although the call fails.
+func (i *Issuer) endReused(ctx context.Context, token refreshToken, key [32]byte, address string) error {
+	_, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+		s, err := tx.Session(token.session)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil || i.judge(s, token, key, tx.Now()) != reuse {
+			return err
+		}
+		return i.apply(tx, RefreshReused, Actor{Name: "system", Address: address}, Target{Subject: s.Subject, Session: s.ID, Reason: "a refresh token was used again"}, out)
+	})
+	if err != nil {
+		return err
+	}
+	return errGrant
+}
+
+func (i *Issuer) newSession(subject string, d Device) Session {
+	s := Session{ID: newID(sessionPrefix), Subject: subject, Client: d.Client, Device: d.Device, Address: d.Address, Counter: 1}
+	randomize(s.Secret[:])
+	return s
+}
+
+func (i *Issuer) checkDevice(d *Device) error {
+	setDefault(&d.Client, d.Client == "", i.cfg.Client)
+	switch {
+	case !visible(d.Client, 1, 128):
+		return refuse(CodeInvalid, "client: want 1 to 128 visible ASCII characters")
+	case !printable(d.Device, 0, 128):
+		return refuse(CodeInvalid, "device: want at most 128 characters, none of them a control character")
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package issuer
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quashdev/quash/internal/jws"
+)
+
+// Config says how an [Issuer] issues. Zero fields take the default.
+type Config struct {
+	// Issuer is the iss of every token. Required.
+	Issuer string
+	// Audience is the aud of every token. Default: the issuer itself.
+	Audience []string
+	// Algorithm of the keys that are made. Default ES256.
+	Algorithm jws.Algorithm
+	// TokenLifetime of access tokens, 10 s to 24 h. Default 5 minutes.
+	TokenLifetime time.Duration
+	// IdleTimeout ends a session that was not refreshed for so long; at least
+	// TokenLifetime. Default 14 days.
+	IdleTimeout time.Duration
+	// AbsoluteTimeout ends a session whatever happens. Default 90 days.
+	AbsoluteTimeout time.Duration
+	// MaxSessions of one subject, 1 to 1000. One more ends the one that was
+	// unused for longest. Default 100.
+	MaxSessions int
+	// Client is the client_id of sessions that name none. Default "default".
+	Client string
+	// Secret, 32 octets, is the server's half of what refresh tokens and
+	// sealed signing keys are made with. Required.
+	Secret []byte
+	// Live reports how many revocations are live, and MaxLive how many may
+	// be: logins that would add to them are refused above nine tenths of it.
+	// Default: no report; 10 million.
+	Live    func() int
+	MaxLive int
+	// Logger receives what an operator must see. Default: discarded.
+	Logger *slog.Logger
+}
+
+const (
+	minTokenLifetime = 10 * time.Second
+	maxTokenLifetime = 24 * time.Hour
+)
+
+// check fills in defaults and names every mistake.
+func (c *Config) check() error {
+	setDefault(&c.Audience, c.Audience == nil, []string{c.Issuer})
+	setDefault(&c.Algorithm, c.Algorithm == "", jws.ES256)
+	setDefault(&c.TokenLifetime, c.TokenLifetime == 0, 5*time.Minute)
+	setDefault(&c.IdleTimeout, c.IdleTimeout == 0, 14*24*time.Hour)
+	setDefault(&c.AbsoluteTimeout, c.AbsoluteTimeout == 0, 90*24*time.Hour)
+	setDefault(&c.MaxSessions, c.MaxSessions == 0, 100)
+	setDefault(&c.Client, c.Client == "", "default")
+	setDefault(&c.MaxLive, c.MaxLive == 0, 10_000_000)
+	setDefault(&c.Live, c.Live == nil, func() int { return 0 })
+	setDefault(&c.Logger, c.Logger == nil, slog.New(slog.DiscardHandler))
+	var errs []error
+	report := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	report(!visible(c.Issuer, 1, 256), "issuer: want 1 to 256 visible ASCII characters, usually the URL that clients reach the server at")
+	report(len(c.Audience) == 0 || len(c.Audience) > 64, "audience: want 1 to 64 of them, got %d", len(c.Audience))
+	for _, a := range c.Audience {
+		report(!visible(a, 1, 256), "audience %q: want 1 to 256 visible ASCII characters", a)
+	}
+	report(c.Algorithm != jws.ES256 && c.Algorithm != jws.Ed25519 && c.Algorithm != jws.RS256, "algorithm %q: want ES256, Ed25519 or RS256", c.Algorithm)
+	report(c.TokenLifetime < minTokenLifetime || c.TokenLifetime > maxTokenLifetime, "token lifetime %v: want 10s to 24h", c.TokenLifetime)
+	report(c.IdleTimeout < c.TokenLifetime, "idle timeout %v: want at least the token lifetime, %v", c.IdleTimeout, c.TokenLifetime)
+	report(c.AbsoluteTimeout < c.IdleTimeout, "absolute timeout %v: want at least the idle timeout, %v", c.AbsoluteTimeout, c.IdleTimeout)
+	report(c.MaxSessions < 1 || c.MaxSessions > 1000, "sessions of a subject: want 1 to 1000, got %d", c.MaxSessions)
+	report(c.MaxLive < 1000, "live revocations: want a bound of 1000 or more, got %d", c.MaxLive)
+	report(!visible(c.Client, 1, 128), "client %q: want 1 to 128 visible ASCII characters", c.Client)
+	report(len(c.Secret) != 32, "secret: want 32 octets, got %d", len(c.Secret))
+	return errors.Join(errs...)
+}
+
+func setDefault[T any](field *T, unset bool, value T) {
+	if unset {
+		*field = value
+	}
+}
+
+// Issuer carries out logins, refreshes and whatever ends them. Its methods may
+// be called concurrently. Those that change something return only after the
+// change is durable.
+type Issuer struct {
+	cfg        Config
+	store      Store
+	refreshKey []byte
+	sealingKey []byte
+	hashes     *hashGate
+	limits     *limits
+
+	signersMu sync.Mutex
+	signers   map[string]*jws.PrivateKey // opened from their sealed form, by kid
+}
+
+// New returns an Issuer over a store. [Issuer.Prepare] must come before its
+// first token.
+func New(cfg Config, store Store) (*Issuer, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	i := &Issuer{cfg: cfg, store: store, signers: make(map[string]*jws.PrivateKey)}
+	for label, key := range map[string]*[]byte{"refresh tokens": &i.refreshKey, "signing keys": &i.sealingKey} {
+		var err error
+		if *key, err = hkdf.Key(sha256.New, cfg.Secret, nil, "quash "+label, 32); err != nil {
+			return nil, fmt.Errorf("derive the key for %s: %w", label, err)
+		}
+	}
+	var err error
+	if i.hashes, err = newHashGate(); err != nil {
+		return nil, err
+	}
+	i.limits, err = newLimits()
+	return i, err
+}
+
+// Prepare notes the lifetime of tokens in the store and makes a signing key
+// if none signs. It fails where the sealed keys were made with another secret.
+func (i *Issuer) Prepare(ctx context.Context) error {
+	_, err := i.store.Update(ctx, func(tx Tx) error {
+		if err := tx.SetMaxLifetime(i.cfg.TokenLifetime); err != nil {
+			return err
+		}
+		key, err := currentKey(tx)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return i.makeSigningKey(tx)
+		case err != nil:
+			return err
+		}
+		_, err = i.signer(key)
+		return err
+	})
+	return err
+}
+
+// IdleTimeout is how long a session may go without a refresh.
+func (i *Issuer) IdleTimeout() time.Duration { return i.cfg.IdleTimeout }
+
+// Actor is who asks for a change.
+type Actor struct {
+	Name    string // "user", "system", or "admin:" and the name of the API key
+	Address string
+	// Subject and Session of a user who showed an access token. The change is
+	// refused with CodeToken where the session has ended meanwhile.
+	Subject, Session string
+}
+
+// User is the actor of what people do to their own account.
+func User(address string) Actor { return Actor{Name: "user", Address: address} }
+
+var system = Actor{Name: "system"}
+
+// newID returns a random identifier behind a prefix that says what it names.
+func newID(prefix string) string {
+	var b [idSize]byte
+	rand.Read(b[:])
+	return prefix + base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// visible reports whether s is low to high visible ASCII characters.
+func visible(s string, low, high int) bool {
+	return len(s) >= low && len(s) <= high && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}

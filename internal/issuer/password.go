@@ -1,0 +1,265 @@
+package issuer
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/alexedwards/argon2id"
+	"golang.org/x/text/unicode/norm"
+)
+
+// Argon2id as OWASP's password storage recommendation has it: 19 MiB, two
+// passes, one lane.
+var hashing = argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
+
+const (
+	minPassword = 15      // characters: NIST SP 800-63B-4, section 3.1.1.2, for a password that stands alone
+	maxPassword = 1 << 10 // octets
+)
+
+// hashGate bounds how many passwords are hashed at once to the number of
+// cores, because more would share them and the memory of each would add up,
+// and how many wait for their turn.
+type hashGate struct {
+	turns   chan struct{}
+	waiting atomic.Int64
+	done    atomic.Int64 // hashes made so far
+	dummy   string
+}
+
+// waiters is how many calls a core may have waiting: about half a second.
+const waiters = 16
+
+func newHashGate() (*hashGate, error) {
+	dummy, err := argon2id.CreateHash("of an account that is not there", &hashing)
+	if err != nil {
+		return nil, fmt.Errorf("hash a password: %w", err)
+	}
+	return &hashGate{turns: make(chan struct{}, runtime.GOMAXPROCS(0)), dummy: dummy}, nil
+}
+
+// run calls fn when its turn has come. It refuses with CodeBusy where too many
+// wait already.
+func (g *hashGate) run(ctx context.Context, fn func() error) error {
+	if g.waiting.Add(1) > int64(cap(g.turns)*(waiters+1)) {
+		g.waiting.Add(-1)
+		return &Error{Code: CodeBusy, Detail: "too many passwords are being checked; try again in a moment", RetryAfter: time.Second}
+	}
+	defer g.waiting.Add(-1)
+	select {
+	case g.turns <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-g.turns }()
+	g.done.Add(1)
+	return fn()
+}
+
+// verify compares a password with a hash, and against nobody's where there is
+// none, so that both take the same time.
+func (g *hashGate) verify(ctx context.Context, password, hash string) (good bool, err error) {
+	against := hash
+	if hash == "" {
+		against = g.dummy
+	}
+	if len(password) > maxPassword {
+		password = ""
+	}
+	err = g.run(ctx, func() error {
+		good, err = argon2id.ComparePasswordAndHash(norm.NFC.String(password), against)
+		return err
+	})
+	return good && hash != "", err
+}
+
+// newPassword checks a new password and hashes it.
+func (i *Issuer) newPassword(ctx context.Context, password string) (hash string, err error) {
+	if err := checkPassword(password); err != nil {
+		return "", err
+	}
+	err = i.hashes.run(ctx, func() error {
+		hash, err = argon2id.CreateHash(norm.NFC.String(password), &hashing)
+		return err
+	})
+	return hash, err
+}
+
+// checkPassword asks for length, and refuses what everybody tries first. It
+// asks for no kinds of characters (NIST SP 800-63B-4, section 3.1.1.2).
+func checkPassword(password string) error {
+	switch {
+	case len(password) > maxPassword || !utf8.ValidString(password):
+		return refuse(CodePassword, "the password has more than %d octets, or is not UTF-8", maxPassword)
+	case utf8.RuneCountInString(norm.NFC.String(password)) < minPassword:
+		return refuse(CodePassword, "the password is too short: use %d characters or more; a few words do", minPassword)
+	case common(strings.ToLower(password)):
+		return refuse(CodePassword, "the password is among the first that attackers try; choose another")
+	}
+	return nil
+}
+
+//go:embed commonpasswords/list.txt
+var commonList string
+
+var commonPasswords = sync.OnceValue(func() []string { return strings.Split(strings.TrimSpace(commonList), "\n") })
+
+// common reports whether a password is on the list of common ones, or is one
+// of them with digits or signs behind it, or a short piece again and again.
+func common(password string) bool {
+	padded := strings.TrimRightFunc(password, func(r rune) bool { return !unicode.IsLetter(r) })
+	for n := len(password); n >= max(len(padded), 1); n-- {
+		if _, found := slices.BinarySearch(commonPasswords(), password[:n]); found {
+			return true
+		}
+	}
+	for n := 1; n <= len(password)/2; n++ {
+		piece := password[:n]
+		_, found := slices.BinarySearch(commonPasswords(), piece)
+		if (n <= 4 || found) && strings.HasPrefix(strings.Repeat(piece, len(password)/n+1), password) {
+			return true
+		}
+	}
+	return false
+}
+
+// PasswordChange is what a user changes a password with.
+type PasswordChange struct {
+	Refresh RefreshRequest // of the session that goes on
+	Old     string
+	New     string
+}
+
+// ChangePassword changes the password of the session's account, ends its other
+// sessions and every access token it has, and gives this session a new pair.
+// The refresh token rotates as in [Issuer.Refresh], after the change has
+// committed: a crash in between leaves the old one usable. Asking for the same
+// change again, because the answer was lost, completes it.
+func (i *Issuer) ChangePassword(ctx context.Context, r PasswordChange) (Grant, Effect, error) {
+	token, ok := parseRefreshToken(r.Refresh.Token)
+	if !ok {
+		return Grant{}, Effect{}, errGrant
+	}
+	key := retryKeyOf(r.Refresh.IdempotencyKey)
+	a, err := i.ownerOf(ctx, token)
+	if err != nil {
+		return Grant{}, Effect{}, explain("account", err)
+	}
+	changed, hash, err := i.checkChange(ctx, a, r)
+	if err != nil {
+		return Grant{}, Effect{}, err
+	}
+	var out Effect
+	if !changed {
+		if out, err = i.replacePassword(ctx, a, hash, token, key, r.Refresh.Address); err != nil {
+			return Grant{}, Effect{}, explain("account", err)
+		}
+	}
+	g, err := i.Refresh(ctx, r.Refresh)
+	return g, out, err
+}
+
+// ownerOf returns the account of a token whose MAC is good.
+func (i *Issuer) ownerOf(ctx context.Context, token refreshToken) (a Account, err error) {
+	err = i.store.View(ctx, func(rd Reader) error {
+		s, err := rd.Session(token.session)
+		if errors.Is(err, ErrNotFound) || err == nil && i.judge(s, token, [32]byte{}, rd.Now()) == forged {
+			return errGrant
+		}
+		if err != nil {
+			return err
+		}
+		a, err = rd.Account(s.Subject)
+		return err
+	})
+	return a, err
+}
+
+// checkChange checks the old password and hashes the new one. Changed says
+// that the account has the new password already.
+func (i *Issuer) checkChange(ctx context.Context, a Account, r PasswordChange) (changed bool, hash string, err error) {
+	if a.Password == "" {
+		return false, "", refuse(CodeConflict, "this account has no password here; change it where it is kept")
+	}
+	if err := i.limits.login(a.Name, r.Refresh.Address); err != nil {
+		return false, "", err
+	}
+	if err := checkPassword(r.New); err != nil {
+		return false, "", err
+	}
+	good, err := i.hashes.verify(ctx, r.Old, a.Password)
+	if err != nil {
+		return false, "", err
+	}
+	if !good {
+		changed, err = i.hashes.verify(ctx, r.New, a.Password)
+		if err == nil && !changed {
+			err = refuse(CodeCredentials, "the old password is wrong")
+		}
+		return changed, "", err
+	}
+	hash, err = i.newPassword(ctx, r.New)
+	return false, hash, err
+}
+
+func (i *Issuer) replacePassword(ctx context.Context, checked Account, hash string, token refreshToken, key [32]byte, address string) (Effect, error) {
+	var verdict verdict
+	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+		s, err := tx.Session(token.session)
+		if errors.Is(err, ErrNotFound) {
+			return errGrant
+		}
+		if err != nil {
+			return err
+		}
+		a, err := tx.Account(s.Subject)
+		if err != nil {
+			return err
+		}
+		verdict = i.judge(s, token, key, tx.Now())
+		t := Target{Subject: a.Subject, Session: s.ID}
+		switch {
+		case verdict == reuse:
+			t.Reason = "a refresh token was used again"
+			return i.apply(tx, RefreshReused, Actor{Name: system.Name, Address: address}, t, out)
+		case verdict != rotate && verdict != repeat:
+			return errGrant
+		case a.Password != checked.Password || a.Deactivated:
+			return refuse(CodeConflict, "the account was changed meanwhile; try again")
+		}
+		a.Password, a.Changed = hash, tx.Now()
+		if err := tx.PutAccount(a); err != nil {
+			return err
+		}
+		return i.apply(tx, PasswordChanged, User(address), t, out)
+	})
+	if err == nil && verdict == reuse {
+		err = errGrant
+	}
+	return out, err
+}
+
+// SetPassword sets a subject's password for it and ends all that it has.
+func (i *Issuer) SetPassword(ctx context.Context, by Actor, t Target, password string) (Effect, error) {
+	hash, err := i.newPassword(ctx, password)
+	if err != nil {
+		return Effect{}, err
+	}
+	return i.changeAccount(ctx, PasswordSet, by, t, func(a *Account) error {
+		if a.Name == "" {
+			return refuse(CodeConflict, "this account has no name to log in with; its password is kept elsewhere")
+		}
+		a.Password = hash
+		return nil
+	})
+}

@@ -1,0 +1,115 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/quashdev/quash/internal/jws"
+)
+
+// maxListed bounds every list.
+const maxListed = 1000
+
+// Sessions lists the live sessions that match, in the order of their ids,
+// after one of them, at most limit.
+func (i *Issuer) Sessions(ctx context.Context, m Match, after string, limit int) (all []Session, err error) {
+	err = i.store.View(ctx, func(rd Reader) error {
+		all, err = rd.Sessions(m, after, min(limit, maxListed))
+		return err
+	})
+	return all, explain("session", err)
+}
+
+// Logout ends the session that a refresh token names. Any refresh token of
+// the session will do, an old one too; so will one of a session that has
+// ended, and nothing happens then.
+func (i *Issuer) Logout(ctx context.Context, token, address string) (Effect, error) {
+	t, ok := parseRefreshToken(token)
+	if !ok {
+		return Effect{}, errGrant
+	}
+	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+		out.Event = LoggedOut.Name
+		s, err := tx.Session(t.session)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if i.judge(s, t, [32]byte{}, tx.Now()) == forged {
+			return errGrant
+		}
+		return i.apply(tx, LoggedOut, User(address), Target{Subject: s.Subject, Session: s.ID}, out)
+	})
+	return out, explain("session", err)
+}
+
+// LogoutByAccessToken ends the session of an access token. An expired one
+// will do, as long as its signature is good: to end one's own session must not
+// need a live token. Nothing else accepts an expired one.
+func (i *Issuer) LogoutByAccessToken(ctx context.Context, token, address string) (Effect, error) {
+	subject, session, err := i.sessionOf(ctx, token)
+	if err != nil {
+		return Effect{}, err
+	}
+	return i.change(ctx, LoggedOut, User(address), Target{Subject: subject, Session: session})
+}
+
+// sessionOf reads whose an access token of this issuer is, whether or not it
+// has expired.
+func (i *Issuer) sessionOf(ctx context.Context, token string) (subject, session string, err error) {
+	bad := refuse(CodeToken, "the access token was not issued here; log out with the refresh token")
+	var t jws.Token
+	if err := t.Parse(token); err != nil || (t.Header.Type != "at+jwt" && t.Header.Type != "application/at+jwt") {
+		return "", "", bad
+	}
+	keys, err := i.PublicKeys(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	key, ok := keys.Key(t.Header.KeyID)
+	if !ok || key.Verify(&t) != nil {
+		return "", "", bad
+	}
+	members, err := jws.Members(nil, t.Payload)
+	if err != nil {
+		return "", "", bad
+	}
+	claims := map[string]string{}
+	for _, m := range members {
+		if text, ok := jws.String(m.Value); ok {
+			claims[m.Name] = text
+		}
+	}
+	if claims["iss"] != i.cfg.Issuer || claims["sub"] == "" || claims["sid"] == "" {
+		return "", "", bad
+	}
+	return claims["sub"], claims["sid"], nil
+}
+
+// EndSession ends one session of a subject. A user ends a session of their
+// own; an administrator any, and may leave the subject empty.
+func (i *Issuer) EndSession(ctx context.Context, by Actor, t Target) (Effect, error) {
+	out, err := i.update(ctx, t.DryRun, func(tx Tx, out *Effect) error {
+		s, err := tx.Session(t.Session)
+		if err != nil {
+			return err
+		}
+		if t.Subject != "" && s.Subject != t.Subject {
+			return ErrNotFound
+		}
+		return i.apply(tx, LoggedOut, by, Target{Subject: s.Subject, Session: s.ID, Reason: t.Reason}, out)
+	})
+	return out, explain("session", err)
+}
+
+// LogoutOthers ends all sessions of a subject but one.
+func (i *Issuer) LogoutOthers(ctx context.Context, by Actor, t Target) (Effect, error) {
+	return i.change(ctx, LoggedOutOthers, by, t)
+}
+
+// LogoutAll ends all sessions of a subject.
+func (i *Issuer) LogoutAll(ctx context.Context, by Actor, t Target) (Effect, error) {
+	return i.change(ctx, LoggedOutAll, by, t)
+}

@@ -1,0 +1,306 @@
+package issuer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/revset"
+)
+
+// Errors of stores. Everything else that a store returns is a failure of the
+// database, of which nothing is known but its text.
+var (
+	// ErrNotFound says that there is no such row.
+	ErrNotFound = errors.New("not found")
+	// ErrExists says that a row with the same name is there already.
+	ErrExists = errors.New("exists already")
+	// ErrUnknown says that a commit failed and that the database could not
+	// be asked what became of it. The change may stand or not; it must not be
+	// made again without looking.
+	ErrUnknown = errors.New("outcome of the commit unknown")
+)
+
+// Store keeps accounts, sessions, keys, the log and the audit in one
+// transactional database. It holds no rule. All methods may be called
+// concurrently.
+//
+// Each method runs fn in a transaction of its own and returns fn's error
+// unchanged, after rolling back. A function may run more than once: it must
+// have no effect but on its argument, and must set afresh whatever it reports
+// outside. It must not keep the argument or call the store.
+//
+// An Issue or Update that returns nil is durable. One that returns another
+// error than ErrUnknown has changed nothing. When ctx ends before the
+// transaction has begun, it does not begin; once begun it runs to its end.
+type Store interface {
+	// View runs fn on one consistent snapshot.
+	View(ctx context.Context, fn func(Reader) error) error
+
+	// Issue runs fn in a transaction that a token is issued from. The
+	// accounts, the sessions and the head that fn reads MUST be of one
+	// snapshot, and an Update that changes one of the accounts read MUST
+	// either come wholly before or wait for the end. So no revocation that fn
+	// did not see has a position at or below the head that it read, and none
+	// that it saw has one above. In fn, AppendRevocation is an error.
+	Issue(ctx context.Context, fn func(Tx) error) error
+
+	// Update runs fn in a transaction that may revoke. The records appended
+	// become visible with their transaction, in the order of their positions,
+	// which MUST be dense, to every View and Issue alike.
+	Update(ctx context.Context, fn func(Tx) error) (Commit, error)
+
+	// Changed receives after commits that changed the log, the claim names or
+	// the signing keys. It is a hint for one reader: several commits may make
+	// one value, and a value may come for none.
+	Changed() <-chan struct{}
+
+	// Prune takes records that are to be forgotten before now out of the live
+	// log into the archive, and sessions that idled too long or reached their
+	// end, at most limit of each, and reports how many of both it took.
+	Prune(ctx context.Context, now time.Time, idle time.Duration, limit int) (records, sessions int, err error)
+
+	Close() error
+}
+
+// Commit says what an Update appended.
+type Commit struct {
+	First, Last uint64    // positions of the records appended, 0 where there were none
+	Head        feed.Mark // the log's end right after
+}
+
+// Reader reads rows. Slices and raw JSON that it returns are the caller's.
+type Reader interface {
+	// Now is the database's clock at the start of the transaction.
+	Now() time.Time
+
+	Account(subject string) (Account, error)   // ErrNotFound
+	AccountNamed(name string) (Account, error) // ErrNotFound; nobody has the empty name
+	// Accounts returns accounts in the order of their subjects.
+	Accounts(after string, limit int) ([]Account, error)
+
+	Session(id string) (Session, error) // ErrNotFound
+	// Sessions returns the sessions that match, in the order of their ids.
+	Sessions(m Match, after string, limit int) ([]Session, error)
+	// CountSessions returns how many sessions match, and how many of the
+	// tokens issued for them expire after now.
+	CountSessions(m Match, now time.Time) (sessions, tokens int, err error)
+	// Oldest returns the matching session that was unused for longest; ErrNotFound.
+	Oldest(m Match) (Session, error)
+	// AccountClaims returns the names of the claims that any account's
+	// document has at its top level, in order.
+	AccountClaims() ([]string, error)
+
+	// Log returns what the log is, and where it ends.
+	Log() (Log, error)
+	// Records returns live records after a position, in order and without a
+	// gap, with the mark of the last of them (of after itself if there are
+	// none). After may not lie below Log.Pruned or above Log.Head.
+	Records(after uint64, limit int) ([]revset.Record, feed.Mark, error)
+	// MarkAt returns the mark of a position between Log.Pruned and Log.Head.
+	MarkAt(position uint64) (feed.Mark, error)
+	// Live calls yield with every record that has not been pruned, in order.
+	Live(yield func(revset.Record) error) error
+	// History returns revocations after a position, pruned ones too, in order.
+	History(after uint64, limit int) ([]Revocation, error)
+
+	SigningKeys() ([]SigningKey, error)       // in the order of Created
+	APIKey(id string) (APIKey, error)         // ErrNotFound
+	APIKeys() ([]APIKey, error)               // in the order of Created
+	Audit(q AuditQuery) ([]AuditEntry, error) // newest first
+}
+
+// Tx reads and writes rows. Its reads see its writes.
+type Tx interface {
+	Reader
+
+	PutAccount(Account) error           // inserts or replaces by Subject; ErrExists where another has the Name
+	DeleteAccount(subject string) error // with its sessions; ErrNotFound
+	PutSession(Session) error           // inserts or replaces by ID
+	// EndSessions deletes the sessions that match, but for the one whose id
+	// is except, and returns how many they were and how many of their tokens
+	// expire after now.
+	EndSessions(m Match, except string, now time.Time) (sessions, tokens int, err error)
+	// ForgetTokens empties Session.Tokens of the sessions that match, because
+	// a revocation has just ended them all.
+	ForgetTokens(m Match) error
+
+	// AppendRevocation appends to the log. The store numbers the record,
+	// seals it with Revocation.Seal, and notes its claim name as in use, all
+	// in the order of the calls.
+	AppendRevocation(Revocation) error
+	// SetMaxLifetime notes the longest lifetime of access tokens ever in
+	// force, under the same lock as the head. It never shortens it.
+	SetMaxLifetime(time.Duration) error
+
+	PutSigningKey(SigningKey) error // inserts or replaces by ID
+	PutAPIKey(APIKey) error         // inserts or replaces by ID; ErrExists where another has the Name
+	DeleteAPIKey(id string) error   // ErrNotFound
+	// AppendAudit appends to the audit. The store sets the entry's ID, and its
+	// Position to that of the last revocation that the transaction appended
+	// before it, 0 where there was none.
+	AppendAudit(AuditEntry) error
+}
+
+// Match selects sessions by a claim that their tokens carry: "sub", "sid",
+// "client_id", or one of the account's document, whose string, number or
+// boolean, or a member of whose array, is Value by [CanonicalValue]. The zero
+// Match selects every session.
+type Match struct{ Claim, Value string }
+
+// Account is a subject: somebody, or something, that sessions are opened for.
+type Account struct {
+	Subject     string          // sub of its tokens
+	Name        string          // what it logs in with; empty where an application keeps the password
+	Password    string          // hash in PHC form; empty where it cannot log in with one
+	Claims      json.RawMessage // a JSON object that goes into its tokens
+	Deactivated bool
+	Created     time.Time
+	Changed     time.Time
+}
+
+// Session is one login on one device. A session that ended has no row.
+type Session struct {
+	ID       string // sid of its tokens
+	Subject  string
+	Client   string // client_id of its tokens
+	Device   string // as the client named it
+	Address  string // where it was last used from
+	Created  time.Time
+	LastUsed time.Time // login or latest refresh
+	Expires  time.Time // absolute time-out
+
+	Counter  uint64            // of the refresh token that rotates next
+	Secret   [32]byte          // half of the key that refresh tokens are made with
+	Rotated  time.Time         // when Counter last rose
+	RetryKey [sha256.Size]byte // of the Idempotency-Key of the request that raised it; zero where it had none
+	Tokens   []uint32          // exp of its access tokens that live, the newest 32 at most
+}
+
+// Log is what the log says of itself.
+type Log struct {
+	ID          string
+	Epoch       uint64
+	HashSecret  []byte // see revset.KeyOf
+	Head        feed.Mark
+	Pruned      feed.Mark     // up to here records may have been taken out of the live log
+	MaxLifetime time.Duration // the longest of access tokens ever in force
+	Claims      []string      // names that any record names, in order
+}
+
+// Revocation is one record of the log with its evidence.
+type Revocation struct {
+	Issuer    string
+	Claim     string
+	Value     string
+	Before    uint64 // 0: its own position; or revset.Forever
+	NotBefore uint32
+	Keep      bool // never forgotten: a signing key
+
+	Time   time.Time // when it was made, by the database's clock
+	Event  string    // name of the Event
+	Actor  string    // who made it
+	Reason string    // why
+
+	// What Seal adds.
+	Position uint64
+	Key      revset.Key
+	Forget   uint32
+	Digest   feed.Digest
+}
+
+// forgetMargin covers the leeway of verifiers and the skew of both clocks.
+const forgetMargin = time.Minute
+
+// Seal numbers r as the next record of the log and chains it to what came
+// before. Stores call it, in order, while they hold the lock of the head.
+func (r *Revocation) Seal(l Log) feed.Mark {
+	r.Position = l.Head.Position + 1
+	if r.Before == 0 {
+		r.Before = r.Position
+	}
+	r.Key = revset.KeyOf(l.HashSecret, r.Issuer, r.Claim, r.Value)
+	r.Forget = revset.NeverForget
+	if !r.Keep {
+		r.Forget = uint32(min(r.Time.Add(l.MaxLifetime+forgetMargin).Unix(), math.MaxUint32-1))
+	}
+	r.Digest = l.Head.Digest.Next(r.Record(), r.evidence())
+	return feed.Mark{Position: r.Position, Digest: r.Digest}
+}
+
+// Record returns r as verifiers see it.
+func (r *Revocation) Record() revset.Record {
+	return revset.Record{Position: r.Position, Key: r.Key, Before: r.Before, NotBefore: r.NotBefore, Forget: r.Forget}
+}
+
+// evidence covers what the record itself does not show.
+func (r *Revocation) evidence() [sha256.Size]byte {
+	h := sha256.New()
+	for _, s := range [...]string{r.Issuer, r.Claim, r.Value, r.Event, r.Actor, r.Reason, fmt.Sprint(r.Time.UnixMilli())} {
+		fmt.Fprintf(h, "%d:%s", len(s), s)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// SigningKey is a key pair that access tokens are signed with.
+type SigningKey struct {
+	ID        string // kid: its RFC 7638 thumbprint
+	Algorithm string
+	Public    json.RawMessage // JSON Web Key
+	Sealed    []byte          // the private key, encrypted; nothing where it was compromised
+	Created   time.Time
+	Retired   time.Time // it signs no more; zero while it does
+	Withdrawn bool      // compromised: no longer published
+}
+
+// APIKey lets a program use the private listener. Its secrets are not kept.
+type APIKey struct {
+	ID            string
+	Name          string
+	Scopes        []Scope
+	Hash          [sha256.Size]byte // of the secret
+	Previous      [sha256.Size]byte // of the secret before it; zero where there is none
+	PreviousUntil time.Time         // when that one ends
+	Created       time.Time
+	LastUsed      time.Time // to the minute
+}
+
+// Scope is what an API key may be used for.
+type Scope string
+
+// The scopes. ScopeFeed stands alone: a verifier's key has no other.
+const (
+	ScopeFeed     Scope = "feed"
+	ScopeRevoke   Scope = "revoke"
+	ScopeSessions Scope = "sessions"
+	ScopeAccounts Scope = "accounts"
+	ScopeAudit    Scope = "audit"
+	ScopeKeys     Scope = "keys"
+)
+
+// AuditEntry says what happened, once.
+type AuditEntry struct {
+	ID       uint64 // given by the store, rising
+	Time     time.Time
+	Event    string
+	Actor    string // who did it, as Actor.Name has it
+	Address  string // from where
+	Subject  string
+	Session  string
+	Position uint64 // of the last revocation that it made, 0 where none
+	Reason   string
+	Detail   json.RawMessage // an object, or nothing
+}
+
+// AuditQuery selects audit entries; zero fields do not restrict.
+type AuditQuery struct {
+	Before  uint64 // ids below
+	Subject string
+	Event   string
+	Limit   int
+}
