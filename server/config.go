@@ -1,0 +1,124 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/jws"
+)
+
+// Config says what a server serves. Zero fields take the default. No field
+// turns a check off.
+type Config struct {
+	// Data is the directory of the database, the secret and the first admin
+	// key; it is made with mode 0700. Default "quash-data".
+	Data string
+
+	// Public and Private are the addresses to listen on: the one for users and
+	// other people's clients, the other for verifiers, administration and
+	// metrics. Empty: [Server.Run] opens no such listener; a program that
+	// embeds the server mounts the handlers itself.
+	Public  string
+	Private string
+
+	// TLSCert and TLSKey name PEM files. Given both, both listeners speak TLS
+	// only; files that change are taken up without a restart.
+	TLSCert string
+	TLSKey  string
+
+	// Issuer is the iss of every token, usually the URL that clients reach the
+	// public listener at. Default: that URL made from Public. Required where
+	// Public is empty.
+	Issuer string
+	// Audience is the aud of every token. Default: the issuer.
+	Audience []string
+	// Algorithm of signing keys: ES256, Ed25519 or RS256. Default ES256.
+	Algorithm string
+	// TokenLifetime of access tokens, 10 s to 24 h. Default 5 minutes.
+	TokenLifetime time.Duration
+	// IdleTimeout ends a session that was not refreshed for so long. Default 14 days.
+	IdleTimeout time.Duration
+	// AbsoluteTimeout ends a session whatever happens. Default 90 days.
+	AbsoluteTimeout time.Duration
+	// MaxSessions of one subject, 1 to 1000; one more ends the one unused for
+	// longest. Default 100.
+	MaxSessions int
+	// MaxRevocations is how many may be live before logins are refused.
+	// Default 10 million, about 300 MB.
+	MaxRevocations int
+
+	// TrustedProxies may say in X-Forwarded-For where a request came from.
+	// Default: nobody may.
+	TrustedProxies []netip.Prefix
+
+	// Secret, 32 octets, is what refresh tokens and sealed signing keys are
+	// made with. Default: the file "secret" in Data, made at the first start.
+	Secret []byte
+
+	// Logger receives one event a request and what an operator must see.
+	// Default: discarded.
+	Logger *slog.Logger
+}
+
+const defaultData = "quash-data"
+
+// complete fills in what depends on other fields and names every mistake.
+func (c *Config) complete() error {
+	if c.Data == "" {
+		c.Data = defaultData
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	var errs []error
+	for name, address := range map[string]string{"public": c.Public, "private": c.Private} {
+		if address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			errs = append(errs, fmt.Errorf("%s address %q: want host:port, such as 127.0.0.1:8080: %w", name, address, err))
+		}
+	}
+	if c.Public != "" && c.Public == c.Private {
+		errs = append(errs, errors.New("public and private address: want two different ones"))
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		errs = append(errs, errors.New("TLS: want both a certificate and a key, or neither"))
+	}
+	if c.Issuer == "" && c.Public != "" {
+		c.Issuer = c.scheme() + "://" + c.Public
+	}
+	if c.Issuer == "" {
+		errs = append(errs, errors.New("issuer: want the URL that clients reach the server at"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) scheme() string {
+	if c.TLSCert != "" {
+		return "https"
+	}
+	return "http"
+}
+
+// issuing returns the part of c that the issuer checks.
+func (c *Config) issuing(live func() int) issuer.Config {
+	return issuer.Config{
+		Issuer:          c.Issuer,
+		Audience:        c.Audience,
+		Algorithm:       jws.Algorithm(c.Algorithm),
+		TokenLifetime:   c.TokenLifetime,
+		IdleTimeout:     c.IdleTimeout,
+		AbsoluteTimeout: c.AbsoluteTimeout,
+		MaxSessions:     c.MaxSessions,
+		MaxLive:         c.MaxRevocations,
+		Secret:          c.Secret,
+		Live:            live,
+		Logger:          c.Logger,
+	}
+}

@@ -1,0 +1,318 @@
+// Package server is the whole server as one value: what the binary serves, and
+// what a Go program embeds when one process is all it wants.
+//
+//	srv, err := server.Open(ctx, server.Config{Data: "quash-data", Issuer: "https://shop.example"})
+//	if err != nil {
+//		return err
+//	}
+//	defer srv.Close(context.Background())
+//	v, err := srv.Verifier(ctx, "") // follows the log in this process, without a socket
+//	if err != nil {
+//		return err
+//	}
+//	mux.Handle("/v1/", srv.Handler()) // login, refresh, logout …
+//	mux.Handle("/orders", v.Protect(orders))
+//
+// It is wiring only: every rule is in internal/issuer.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quashdev/quash"
+	"github.com/quashdev/quash/internal/api"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/revlog"
+	"github.com/quashdev/quash/internal/sqlite"
+)
+
+// Server is a running server. Its methods may be called concurrently.
+type Server struct {
+	cfg      Config
+	store    issuer.Store
+	issuer   *issuer.Issuer
+	log      *revlog.Log
+	api      *api.API
+	memory   *memoryListener
+	feed     *http.Server // for verifiers in this process
+	own      *quash.Verifier
+	public   http.Handler
+	private  http.Handler
+	cert     *certificate
+	adminKey string
+
+	stop    context.CancelFunc // ends what Open started
+	stopped sync.WaitGroup
+	close   sync.Once
+	closed  error
+}
+
+// Open opens the database, makes at the first start what is missing (secret,
+// tables, signing key, admin key), and follows the log. It listens nowhere;
+// [Server.Run] does. Ctx bounds the opening only. The caller must call Run or
+// [Server.Close].
+func Open(ctx context.Context, cfg Config) (*Server, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	// The issuer's part is checked before anything is written.
+	probe := cfg.issuing(nil)
+	probe.Secret = make([]byte, 32)
+	if _, err := issuer.New(probe, nil); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	s := &Server{cfg: cfg, memory: newMemoryListener()}
+	if cfg.TLSCert != "" {
+		var err error
+		if s.cert, err = loadCertificate(cfg.TLSCert, cfg.TLSKey, cfg.Logger); err != nil {
+			return nil, err
+		}
+	}
+	if err := prepareData(&s.cfg); err != nil {
+		return nil, err
+	}
+	store, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(cfg.Data, databaseFile), Logger: cfg.Logger})
+	if err != nil {
+		return nil, err
+	}
+	s.store = store
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+	}
+	return s, nil
+}
+
+// start wires the parts together and waits until they are in step.
+func (s *Server) start(ctx context.Context) (err error) {
+	s.log = revlog.New(revlog.Config{Issuer: s.cfg.Issuer, Logger: s.cfg.Logger, MaxRevocations: s.cfg.MaxRevocations}, revlog.FromStore(s.store))
+	if s.issuer, err = issuer.New(s.cfg.issuing(s.log.Live), s.store); err != nil {
+		return err
+	}
+	if err := s.issuer.Prepare(ctx); err != nil {
+		return err
+	}
+	if err := s.firstAdminKey(ctx); err != nil {
+		return err
+	}
+	s.follow()
+	select {
+	case <-s.log.Ready():
+	case <-ctx.Done():
+		return fmt.Errorf("read the log: %w", ctx.Err())
+	}
+	if s.own, err = s.Verifier(ctx, s.firstAudience()); err != nil {
+		return err
+	}
+	s.api = api.New(api.Config{
+		Issuer: s.issuer, Log: s.log, Store: s.store, Verifier: s.own,
+		TrustedProxies: s.cfg.TrustedProxies, Logger: s.cfg.Logger,
+	})
+	s.public, s.private = s.api.Public(), s.api.Private()
+	return nil
+}
+
+// firstAudience is one that every token has.
+func (s *Server) firstAudience() string {
+	if len(s.cfg.Audience) > 0 {
+		return s.cfg.Audience[0]
+	}
+	return ""
+}
+
+// follow starts what runs until Close: the log, the feed in memory, pruning.
+func (s *Server) follow() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.feed = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.log.ServeFeed(w, r, inProcess)
+	})}
+	s.stopped.Go(func() { _ = s.log.Run(ctx) })
+	s.stopped.Go(func() { _ = s.feed.Serve(s.memory) })
+	s.stopped.Go(func() { s.prune(ctx) })
+}
+
+// inProcess is the key, and its name, of verifiers in the same process. No
+// other can present it: it is not a key of the store.
+const inProcess = "in-process"
+
+const (
+	pruneEvery = 10 * time.Second
+	pruneBatch = 1000
+)
+
+// prune takes out what is over, in small transactions, so that callers wait
+// for none of them.
+func (s *Server) prune(ctx context.Context) {
+	tick := time.NewTicker(pruneEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for {
+			records, sessions, err := s.store.Prune(ctx, time.Now(), s.issuer.IdleTimeout(), pruneBatch)
+			if err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Error("pruning failed and will be tried again", "err", err)
+			}
+			if err != nil || max(records, sessions) < pruneBatch {
+				break
+			}
+		}
+	}
+}
+
+// Handler returns the public handler, to be mounted at the root of a mux or
+// for /v1/ and /.well-known/.
+func (s *Server) Handler() http.Handler { return s.public }
+
+// PrivateHandler returns the handler for verifiers and administration. It must
+// not be reachable from outside.
+func (s *Server) PrivateHandler() http.Handler { return s.private }
+
+// Verifier returns a verifier that follows the log in this process, through
+// the same protocol as any other but without a socket. The audience is what a
+// token's aud must contain; empty: the issuer. The caller must close it
+// before the server.
+func (s *Server) Verifier(ctx context.Context, audience string) (*quash.Verifier, error) {
+	return quash.Open(ctx, quash.Config{
+		URL: "http://" + inProcess, Key: inProcess, Name: inProcess, Dial: s.memory.dial,
+		Audience: audience, Issuer: s.cfg.Issuer, MaxRevocations: s.cfg.MaxRevocations, Logger: s.cfg.Logger,
+	})
+}
+
+// Run listens on the configured addresses until ctx ends, then stops in
+// order: no new connections, requests under way are answered, verifiers are
+// told, the database is closed. It returns nil after a stop in order.
+func (s *Server) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for address, handler := range map[string]http.Handler{s.cfg.Public: s.public, s.cfg.Private: s.private} {
+		if address == "" {
+			continue
+		}
+		listener, err := s.listen(address)
+		if err != nil {
+			return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+		}
+		web := newWeb(handler)
+		group.Go(func() error {
+			if err := web.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		group.Go(func() error {
+			<-ctx.Done()
+			return shutDown(web)
+		})
+	}
+	group.Go(func() error { <-ctx.Done(); return nil })
+	return errors.Join(group.Wait(), s.Close(context.WithoutCancel(ctx)))
+}
+
+func (s *Server) listen(address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if s.cert != nil {
+		return tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.cert.get, NextProtos: []string{"http/1.1"}}), nil
+	}
+	if host, _, _ := net.SplitHostPort(address); !net.ParseIP(host).IsLoopback() && host != "localhost" {
+		s.cfg.Logger.Warn("this listener is not encrypted and not on loopback: put a proxy that speaks TLS in front, or give a certificate", "address", address)
+	}
+	return listener, nil
+}
+
+const (
+	headerBytes = 16 << 10
+	drainTime   = 10 * time.Second
+)
+
+func newWeb(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      90 * time.Second, // longer than the longest poll
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    headerBytes,
+	}
+}
+
+// shutDown lets requests under way finish, for a while.
+func shutDown(web *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := web.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("some requests took longer than %v and were cut off: %w", drainTime, err), web.Close())
+	}
+	return nil
+}
+
+// Close stops what Open started and closes the database. It may be called
+// more than once.
+func (s *Server) Close(ctx context.Context) error {
+	s.close.Do(func() {
+		var errs []error
+		if s.own != nil {
+			errs = append(errs, s.own.Close(ctx))
+		}
+		if s.stop != nil {
+			s.stop()
+			errs = append(errs, s.memory.Close(), s.feed.Close())
+			s.stopped.Wait()
+		}
+		s.closed = errors.Join(append(errs, s.store.Close())...)
+	})
+	return s.closed
+}
+
+// AdminKey returns the secret of the first admin key, at the first start, and
+// nothing later. It is also in the file that [Server.AdminKeyFile] names.
+func (s *Server) AdminKey() string { return s.adminKey }
+
+// AdminKeyFile names the file that the first admin key was written to.
+func (s *Server) AdminKeyFile() string { return filepath.Join(s.cfg.Data, adminKeyFile) }
+
+// firstAdminKey makes an admin key with every scope where there is no key at
+// all, or where a start was cut off before its secret was written down.
+func (s *Server) firstAdminKey(ctx context.Context) error {
+	keys, err := s.issuer.APIKeys(ctx)
+	if err != nil {
+		return err
+	}
+	by := issuer.Actor{Name: "system"}
+	var secret string
+	switch {
+	case len(keys) == 0:
+		scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys}
+		_, secret, err = s.issuer.CreateAPIKey(ctx, by, "admin", scopes)
+	case len(keys) == 1 && keys[0].LastUsed.IsZero() && !s.wroteAdminKey():
+		_, secret, err = s.issuer.ReplaceAPIKey(ctx, by, keys[0].ID, 0)
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.adminKey = secret
+	return writeOnce(s.AdminKeyFile(), secret+"\n")
+}
+
+func (s *Server) wroteAdminKey() bool {
+	_, err := os.Stat(s.AdminKeyFile())
+	return err == nil
+}
