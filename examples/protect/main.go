@@ -1,0 +1,36 @@
+// Protect is a resource server: it verifies every token in its own memory and
+// refuses one as soon as it was revoked. Run it beside `quash serve`:
+//
+//	QUASH_KEY=$(go run ./cmd/quash key create orders --verifier) go run ./examples/protect
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/quashdev/quash"
+)
+
+func main() {
+	ctx := context.Background()
+	v, err := quash.Open(ctx, quash.Config{URL: "http://127.0.0.1:8081", Key: os.Getenv("QUASH_KEY")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer v.Close(ctx)
+	log.Fatal(http.ListenAndServe("127.0.0.1:8082", routes(v)))
+}
+
+func routes(v *quash.Verifier) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /orders", v.Protect(http.HandlerFunc(orders)))
+	return mux
+}
+
+func orders(w http.ResponseWriter, r *http.Request) {
+	claims := quash.FromContext(r.Context())
+	fmt.Fprintf(w, "the orders of %s\n", claims.Subject)
+}
