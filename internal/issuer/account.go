@@ -55,15 +55,22 @@ func (i *Issuer) CreateAccount(ctx context.Context, by Actor, n NewAccount) (Acc
 	return a, explain("account", err)
 }
 
+const maxName = 128 // octets
+
+var errName = refuse(CodeInvalid, "name: want 1 to 128 octets of letters, digits and punctuation, without spaces (RFC 8265)")
+
 // accountName returns a name in the form in which names are compared: RFC
 // 8265, section 3.3, which folds case.
 func accountName(name string) (string, error) {
 	if name == "" {
 		return "", nil
 	}
+	if len(name) > maxName {
+		return "", errName
+	}
 	folded, err := precis.UsernameCaseMapped.String(name)
-	if err != nil || len(folded) > 128 {
-		return "", refuse(CodeInvalid, "name: want 1 to 128 octets of letters, digits and punctuation, without spaces (RFC 8265)")
+	if err != nil || len(folded) > maxName {
+		return "", errName
 	}
 	return folded, nil
 }

@@ -71,13 +71,6 @@ func (i *Issuer) apply(tx Tx, e Event, by Actor, t Target, out *Effect) error {
 	if err := present(tx, by); err != nil {
 		return err
 	}
-	if e.Name == SessionEvicted.Name {
-		oldest, err := tx.Oldest(Match{"sub", t.Subject})
-		if err != nil {
-			return err
-		}
-		t.Session = oldest.ID
-	}
 	out.Event = e.Name
 	revocations, err := named(tx, e, t)
 	if err != nil {
@@ -223,7 +216,7 @@ func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect,
 	t := Target{Claim: r.Claim, Value: r.Value, End: r.End, Reason: r.Reason, DryRun: r.DryRun}
 	switch r.Claim {
 	case "sid":
-		t.End = true
+		t.End, t.Session = true, r.Value
 	case "sub":
 		t.Subject = r.Value
 	case "kid":
@@ -242,10 +235,13 @@ func knownClaim(tx Tx, claim string) error {
 	if slices.Contains(revocable, claim) {
 		return nil
 	}
+	if !visible(claim, 1, maxClaimName) {
+		return refuse(CodeInvalid, "claim: want its name, 1 to %d visible ASCII characters", maxClaimName)
+	}
 	names, err := tx.AccountClaims()
 	if err != nil || slices.Contains(names, claim) {
 		return err
 	}
-	all := append(slices.Clone(revocable), names...)
+	all := append(slices.Clone(revocable), names[:min(len(names), 50)]...)
 	return refuse(CodeUnknownClaim, "claim: no token carries %q, so this would end nothing; the claims that tokens carry are %q", claim, all)
 }

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"slices"
@@ -19,6 +20,9 @@ var revocable = []string{"sub", "sid", "jti", "client_id", "aud", "kid"}
 // maxClaims bounds an account's document, so that its tokens stay within what
 // verifiers accept.
 const maxClaims = 4 << 10
+
+// maxClaimName bounds the name of a claim in octets.
+const maxClaimName = 64
 
 // ClaimValues returns the claims of a's document as revocations can name
 // them, an array by its members, each once.
@@ -44,7 +48,7 @@ func (a Account) ClaimValues() []Match {
 	return all
 }
 
-// checkClaims returns the document in its shortest form.
+// checkClaims returns the document in its canonical form.
 func checkClaims(doc json.RawMessage) (json.RawMessage, error) {
 	if len(doc) == 0 {
 		return json.RawMessage("{}"), nil
@@ -60,12 +64,27 @@ func checkClaims(doc json.RawMessage) (json.RawMessage, error) {
 		if slices.Contains(ownClaims, m.Name) {
 			return nil, refuse(CodeInvalid, "claims: %q is set by the server; leave it out", m.Name)
 		}
-		if !visible(m.Name, 1, 64) || m.Name == "kid" {
-			return nil, refuse(CodeInvalid, "claims: the name %q: want 1 to 64 visible ASCII characters, and not kid", m.Name)
+		if !visible(m.Name, 1, maxClaimName) || m.Name == "kid" {
+			return nil, refuse(CodeInvalid, "claims: the name %q: want 1 to %d visible ASCII characters, and not kid", m.Name, maxClaimName)
 		}
 	}
-	compact, err := json.Marshal(doc)
-	return compact, err
+	return canonical(doc)
+}
+
+// canonical returns the document with its names in order and in the form that
+// goes into tokens, which is what is bounded.
+func canonical(doc json.RawMessage) (json.RawMessage, error) {
+	var members map[string]any
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	if err := d.Decode(&members); err != nil {
+		return nil, refuse(CodeInvalid, "claims: want one JSON object: %v", err)
+	}
+	ordered, err := json.Marshal(members)
+	if err == nil && len(ordered) > maxClaims {
+		return nil, refuse(CodeInvalid, "claims: %d octets are more than the %d that fit in a token", len(ordered), maxClaims)
+	}
+	return ordered, err
 }
 
 // printable reports whether s is low to high characters of valid UTF-8, none

@@ -37,6 +37,12 @@ func (i *Issuer) Audit(ctx context.Context, q AuditQuery) (all []AuditEntry, err
 	return all, explain("audit entry", err)
 }
 
+// VerifyLog checks the log's chain, as [VerifyLog] does.
+func (i *Issuer) VerifyLog(ctx context.Context) (LogReport, error) {
+	report, err := VerifyLog(ctx, i.store)
+	return report, explain("log", err)
+}
+
 // Killers returns the revocations that kill an access token, at most ten, in
 // the order of the log. Neither its signature nor its times are looked at.
 func (i *Issuer) Killers(ctx context.Context, token string) ([]Revocation, error) {

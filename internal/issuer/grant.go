@@ -158,7 +158,7 @@ func (i *Issuer) Login(ctx context.Context, r LoginRequest) (Grant, error) {
 	if err != nil {
 		name = "" // nobody's, which takes the same path
 	}
-	if err := i.limits.login(name, r.Address); err != nil {
+	if err := i.limits.login(ctx, name, r.Address); err != nil {
 		return Grant{}, err
 	}
 	var a Account
@@ -231,10 +231,27 @@ func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject str
 		if !errors.Is(err, errCrowded) {
 			return g, explain("account", err)
 		}
-		if _, err := i.change(ctx, SessionEvicted, system, Target{Subject: subject}); err != nil {
-			return Grant{}, err
+		if err := i.evict(ctx, subject); err != nil {
+			return Grant{}, explain("session", err)
 		}
 	}
+}
+
+// evict ends the session of a subject that was unused for longest. It looks
+// again, because others may have ended since.
+func (i *Issuer) evict(ctx context.Context, subject string) error {
+	_, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+		n, _, err := tx.CountSessions(Match{"sub", subject}, tx.Now())
+		if err != nil || n < i.cfg.MaxSessions {
+			return err
+		}
+		oldest, err := tx.Oldest(Match{"sub", subject})
+		if err != nil {
+			return err
+		}
+		return i.apply(tx, SessionEvicted, system, Target{Subject: subject, Session: oldest.ID}, out)
+	})
+	return err
 }
 
 // RefreshRequest presents a refresh token.
@@ -260,10 +277,10 @@ func (i *Issuer) Refresh(ctx context.Context, r RefreshRequest) (Grant, error) {
 	if !ok {
 		return Grant{}, errGrant
 	}
-	if len(r.IdempotencyKey) > 255 {
-		return Grant{}, refuse(CodeInvalid, "the Idempotency-Key has more than 255 characters")
+	key, err := retryKeyOf(r.IdempotencyKey)
+	if err != nil {
+		return Grant{}, err
 	}
-	key := retryKeyOf(r.IdempotencyKey)
 	g, err := i.issue(ctx, func(tx Tx) (draft, error) { return i.rotate(tx, token, key, r.Address) })
 	if errors.Is(err, errReuse) {
 		err = i.endReused(ctx, token, key, r.Address)
@@ -310,9 +327,9 @@ func (i *Issuer) rotate(tx Tx, token refreshToken, key [32]byte, address string)
 
 // endReused ends the session of a token that was used before. It looks again,
 // because the session may have ended or moved on since; and what it finds
-// commits although the call fails.
+// commits although the call fails, and although the caller hangs up.
 func (i *Issuer) endReused(ctx context.Context, token refreshToken, key [32]byte, address string) error {
-	_, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+	_, err := i.update(context.WithoutCancel(ctx), false, func(tx Tx, out *Effect) error {
 		s, err := tx.Session(token.session)
 		if errors.Is(err, ErrNotFound) {
 			return nil

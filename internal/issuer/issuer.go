@@ -74,7 +74,7 @@ func (c *Config) check() error {
 	report(!visible(c.Issuer, 1, 256), "issuer: want 1 to 256 visible ASCII characters, usually the URL that clients reach the server at")
 	report(len(c.Audience) == 0 || len(c.Audience) > 64, "audience: want 1 to 64 of them, got %d", len(c.Audience))
 	for _, a := range c.Audience {
-		report(!visible(a, 1, 256), "audience %q: want 1 to 256 visible ASCII characters", a)
+		report(a != c.Issuer && !visible(a, 1, 256), "audience %q: want 1 to 256 visible ASCII characters", a)
 	}
 	report(c.Algorithm != jws.ES256 && c.Algorithm != jws.Ed25519 && c.Algorithm != jws.RS256, "algorithm %q: want ES256, Ed25519 or RS256", c.Algorithm)
 	report(c.TokenLifetime < minTokenLifetime || c.TokenLifetime > maxTokenLifetime, "token lifetime %v: want 10s to 24h", c.TokenLifetime)

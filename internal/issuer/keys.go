@@ -93,6 +93,9 @@ func (i *Issuer) withdraw(ctx context.Context, by Actor, t Target) (Effect, erro
 			return ErrNotFound
 		}
 		key := keys[at]
+		if out.Event = KeyCompromised.Name; key.Withdrawn {
+			return nil // its tokens are dead already
+		}
 		key.Withdrawn, key.Sealed = true, nil
 		setDefault(&key.Retired, key.Retired.IsZero(), tx.Now())
 		if err := tx.PutSigningKey(key); err != nil {

@@ -1,7 +1,9 @@
 package issuer
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/throttled/throttled/v2"
@@ -40,15 +42,15 @@ func newLimits() (*limits, error) {
 
 // login counts an attempt and refuses it with CodeLimited beyond the limit.
 // What is answered does not depend on whether there is such an account.
-func (l *limits) login(account, address string) error {
+func (l *limits) login(ctx context.Context, account, address string) error {
 	for _, by := range []struct {
 		limiter *throttled.GCRARateLimiterCtx
 		key     string
-	}{{l.address, address}, {l.account, account}} {
+	}{{l.address, place(address)}, {l.account, account}} {
 		if by.key == "" {
 			continue
 		}
-		limited, result, err := by.limiter.RateLimit(by.key, 1)
+		limited, result, err := by.limiter.RateLimitCtx(ctx, by.key, 1)
 		if err != nil {
 			return fmt.Errorf("limit logins: %w", err)
 		}
@@ -57,4 +59,13 @@ func (l *limits) login(account, address string) error {
 		}
 	}
 	return nil
+}
+
+// place is what is limited as one: whoever has one IPv6 address has its /64.
+func place(address string) string {
+	at, err := netip.ParseAddr(address)
+	if err != nil || !at.Is6() || at.Is4In6() {
+		return address
+	}
+	return netip.PrefixFrom(at.WithZone(""), 64).Masked().String()
 }

@@ -83,6 +83,10 @@ func (g *hashGate) verify(ctx context.Context, password, hash string) (good bool
 	return good && hash != "", err
 }
 
+// PasswordHashes returns how many passwords were hashed or checked since the
+// start.
+func (i *Issuer) PasswordHashes() int64 { return i.hashes.done.Load() }
+
 // newPassword checks a new password and hashes it.
 func (i *Issuer) newPassword(ctx context.Context, password string) (hash string, err error) {
 	if err := checkPassword(password); err != nil {
@@ -150,7 +154,10 @@ func (i *Issuer) ChangePassword(ctx context.Context, r PasswordChange) (Grant, E
 	if !ok {
 		return Grant{}, Effect{}, errGrant
 	}
-	key := retryKeyOf(r.Refresh.IdempotencyKey)
+	key, err := retryKeyOf(r.Refresh.IdempotencyKey)
+	if err != nil {
+		return Grant{}, Effect{}, err
+	}
 	a, err := i.ownerOf(ctx, token)
 	if err != nil {
 		return Grant{}, Effect{}, explain("account", err)
@@ -191,7 +198,7 @@ func (i *Issuer) checkChange(ctx context.Context, a Account, r PasswordChange) (
 	if a.Password == "" {
 		return false, "", refuse(CodeConflict, "this account has no password here; change it where it is kept")
 	}
-	if err := i.limits.login(a.Name, r.Refresh.Address); err != nil {
+	if err := i.limits.login(ctx, a.Name, r.Refresh.Address); err != nil {
 		return false, "", err
 	}
 	if err := checkPassword(r.New); err != nil {

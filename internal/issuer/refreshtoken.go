@@ -105,9 +105,12 @@ func sameRetry(s Session, key [sha256.Size]byte) bool {
 }
 
 // retryKeyOf returns what a row keeps of an Idempotency-Key.
-func retryKeyOf(key string) [sha256.Size]byte {
-	if key == "" {
-		return [sha256.Size]byte{}
+func retryKeyOf(key string) ([sha256.Size]byte, error) {
+	switch {
+	case key == "":
+		return [sha256.Size]byte{}, nil
+	case len(key) > 255:
+		return [sha256.Size]byte{}, refuse(CodeInvalid, "the Idempotency-Key has more than 255 characters")
 	}
-	return sha256.Sum256([]byte(key))
+	return sha256.Sum256([]byte(key)), nil
 }

@@ -1,0 +1,37 @@
+package issuer
+
+import "context"
+
+// HoldHash takes a turn at hashing until release is closed.
+func (i *Issuer) HoldHash(ctx context.Context, release <-chan struct{}) error {
+	return i.hashes.run(ctx, func() error {
+		<-release
+		return nil
+	})
+}
+
+// Waiters is how many calls a core may have waiting for their turn at hashing.
+const Waiters = waiters
+
+// RefreshTokenOf makes the token that the server would take for its own if
+// the session's row were s.
+func (i *Issuer) RefreshTokenOf(s Session, counter uint64) string {
+	return i.refreshTokenOf(s, counter)
+}
+
+// Sign signs claims with the current key under any typ.
+func (i *Issuer) Sign(ctx context.Context, typ string, claims []byte) (token string, err error) {
+	err = i.store.View(ctx, func(rd Reader) error {
+		key, err := currentKey(rd)
+		if err != nil {
+			return err
+		}
+		signer, err := i.signer(key)
+		if err != nil {
+			return err
+		}
+		token, err = signer.Sign(typ, claims)
+		return err
+	})
+	return token, err
+}

@@ -1,0 +1,261 @@
+package issuer_test
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/jws"
+)
+
+func TestConfigNamesEveryMistakeAtOnce(t *testing.T) {
+	_, err := issuer.New(issuer.Config{
+		Issuer: "my issuer", Audience: []string{"a b", "good"}, Algorithm: "HS256", TokenLifetime: time.Second,
+		IdleTimeout: time.Millisecond, AbsoluteTimeout: time.Microsecond, MaxSessions: 1001, Client: "my app", Secret: secret[:31], MaxLive: 10,
+	}, nil)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		"issuer:", `audience "a b":`, `algorithm "HS256":`, "token lifetime 1s:", "idle timeout 1ms:", "absolute timeout 1µs:",
+		"sessions of a subject:", "live revocations:", `client "my app":`, "secret: want 32 octets, got 31",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %q, want it to name %q", err, want)
+		}
+	}
+	if got := strings.Count(err.Error(), "\n") + 1; got != 10 {
+		t.Errorf("%d mistakes, want 10:\n%v", got, err)
+	}
+	if strings.Contains(err.Error(), string(secret[:31])) {
+		t.Error("the error shows the secret")
+	}
+}
+
+func TestConfigRequiresIssuerAndSecretAlone(t *testing.T) {
+	_, err := issuer.New(issuer.Config{}, nil)
+	if err == nil || strings.Count(err.Error(), "\n") != 1 || !strings.Contains(err.Error(), "issuer:") || !strings.Contains(err.Error(), "secret:") {
+		t.Errorf("got %v, want issuer and secret and nothing else", err)
+	}
+}
+
+func TestEveryAlgorithmSigns(t *testing.T) {
+	for _, algorithm := range []jws.Algorithm{jws.ES256, jws.Ed25519, jws.RS256} {
+		h := open(t, func(c *issuer.Config) { c.Algorithm = algorithm })
+		g := h.session(subject)
+		h.lives(string(algorithm), g.AccessToken, true)
+		var token jws.Token
+		if err := token.Parse(g.AccessToken); err != nil || token.Header.Algorithm != string(algorithm) {
+			t.Errorf("alg %v, %v; want %s", token.Header.Algorithm, err, algorithm)
+		}
+	}
+}
+
+func TestCompromisedKeyIsWithdrawn(t *testing.T) {
+	h := open(t)
+	g := h.session(subject)
+	kid := parse(t, g.AccessToken).kid
+	withdraw := issuer.RevokeRequest{Claim: "kid", Value: kid}
+	if _, err := h.Revoke(t.Context(), admin, withdraw); err != nil {
+		t.Fatal(err)
+	}
+	h.lives("signed by the key", g.AccessToken, false)
+	keys, err := h.PublicKeys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, published := keys.Key(kid); published || keys.Len() != 1 {
+		t.Errorf("published = %v among %d keys, want only another", published, keys.Len())
+	}
+	next := h.mustRefresh(g.RefreshToken, "")
+	h.lives("signed by the key in its place", next.AccessToken, true)
+
+	all, err := h.SigningKeys(t.Context())
+	if err != nil || len(all) != 2 || !all[0].Withdrawn || len(all[0].Sealed) != 0 || all[1].Withdrawn {
+		t.Errorf("keys %+v, %v; want the first withdrawn and its private half gone", all, err)
+	}
+	log := h.since(0)
+	if r := log[len(log)-1]; !r.Keep {
+		t.Error("the revocation of a key will be forgotten")
+	}
+
+	before := h.everything()
+	effect, err := h.Revoke(t.Context(), admin, withdraw)
+	if want := (issuer.Effect{Event: "key_compromised"}); err != nil || effect != want {
+		t.Errorf("again: got %+v, %v; want %+v", effect, err, want)
+	}
+	h.unchanged("withdrawing a key twice", before)
+	h.restart()
+	h.lives("after a restart", h.mustRefresh(next.RefreshToken, "").AccessToken, true)
+}
+
+func TestSigningKeysAreSealed(t *testing.T) {
+	h := open(t)
+	keys, err := h.SigningKeys(t.Context())
+	if err != nil || len(keys) != 1 {
+		t.Fatal(len(keys), err)
+	}
+	if _, err := jws.ParsePrivateKey(keys[0].Sealed); err == nil {
+		t.Error("the private key is in the store as it is")
+	}
+	other, err := issuer.New(issuer.Config{Issuer: h.cfg.Issuer, Secret: bytes.Repeat([]byte{8}, 32)}, h.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "sealed with another secret") {
+		t.Errorf("with another secret: %v, want it to say so", err)
+	}
+	h.restart()
+	again, err := h.SigningKeys(t.Context())
+	if err != nil || len(again) != 1 {
+		t.Errorf("%d keys after a restart, %v; want the one there was", len(again), err)
+	}
+}
+
+func TestTokensAreNotIssuedWhenClocksDisagree(t *testing.T) {
+	h := open(t)
+	g := h.session(subject)
+	for _, off := range []time.Duration{-11 * time.Second, 11 * time.Second} {
+		h.store.skew = off
+		before := h.everything()
+		_, err := h.refresh(g.RefreshToken, "")
+		h.refused(fmt.Sprint("database ", off, " off"), err, issuer.CodeUnavailable)
+		h.unchanged("a refused refresh", before)
+	}
+	h.store.skew = 9 * time.Second
+	h.mustRefresh(g.RefreshToken, "")
+}
+
+func (h *house) key(name string, scopes ...issuer.Scope) (issuer.APIKey, string) {
+	h.t.Helper()
+	k, secret, err := h.CreateAPIKey(h.ctx(), admin, name, scopes)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return k, secret
+}
+
+func TestAPIKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		h.key("other", issuer.ScopeAudit)
+		k, secret := h.key("orders", issuer.ScopeRevoke, issuer.ScopeSessions)
+		got, err := h.Authenticate(t.Context(), secret)
+		if err != nil || got.ID != k.ID || got.Name != "orders" || !slices.Equal(got.Scopes, k.Scopes) {
+			t.Fatalf("got %+v, %v; want %+v", got, err, k)
+		}
+		for what, wrong := range map[string]string{
+			"nothing": "", "its id": k.ID, "cut short": secret[:len(secret)-1], "longer": secret + "A", "another id": "qk_AAAAAAAAAAA" + secret[14:],
+			"another secret": secret[:len(secret)-43] + strings.Repeat("A", 43), "a megabyte": strings.Repeat("A", 1<<20), "without prefix": secret[3:],
+		} {
+			_, err := h.Authenticate(t.Context(), wrong)
+			h.refused(what, err, issuer.CodeToken)
+		}
+
+		_, next, err := h.ReplaceAPIKey(t.Context(), admin, k.ID, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour - time.Millisecond)
+		for what, s := range map[string]string{"the old secret in the overlap": secret, "the new secret": next} {
+			if _, err := h.Authenticate(t.Context(), s); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		time.Sleep(time.Millisecond)
+		_, err = h.Authenticate(t.Context(), secret)
+		h.refused("the old secret after the overlap", err, issuer.CodeToken)
+		if _, err := h.Authenticate(t.Context(), next); err != nil {
+			t.Errorf("the new secret after the overlap: %v", err)
+		}
+
+		if err := h.DeleteAPIKey(t.Context(), admin, k.ID); err != nil {
+			t.Fatal(err)
+		}
+		_, err = h.Authenticate(t.Context(), next)
+		h.refused("deleted", err, issuer.CodeToken)
+		h.refused("deleting it again", h.DeleteAPIKey(t.Context(), admin, k.ID), issuer.CodeNotFound)
+		if keys, err := h.APIKeys(t.Context()); err != nil || len(keys) != 1 || keys[0].Name != "other" {
+			t.Errorf("keys %+v, %v; want the other one", keys, err)
+		}
+	})
+}
+
+func TestAPIKeyReplacedAtOnce(t *testing.T) {
+	h := open(t)
+	k, secret := h.key("orders", issuer.ScopeFeed)
+	if _, _, err := h.ReplaceAPIKey(t.Context(), admin, k.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.Authenticate(t.Context(), secret)
+	h.refused("the old secret without an overlap", err, issuer.CodeToken)
+}
+
+func TestAPIKeysAreStoredHashed(t *testing.T) {
+	h := open(t)
+	_, secret := h.key("orders", issuer.ScopeFeed)
+	if all := fmt.Sprintf("%q %+v", h.everything().Keys, h.everything().Audit); strings.Contains(all, secret[14:]) {
+		t.Error("the secret is in the store")
+	}
+}
+
+func TestAPIKeyUseIsNotedToTheMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		k, secret := h.key("orders", issuer.ScopeFeed)
+		used := func(after time.Duration) time.Duration {
+			t.Helper()
+			time.Sleep(after)
+			if _, err := h.Authenticate(t.Context(), secret); err != nil {
+				t.Fatal(err)
+			}
+			keys, err := h.APIKeys(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return keys[0].LastUsed.Sub(k.Created)
+		}
+		for _, tt := range []struct{ after, want time.Duration }{
+			{time.Second, 0}, {58 * time.Second, 0}, {time.Second, time.Minute}, {59 * time.Second, time.Minute}, {time.Hour, time.Hour + time.Minute},
+		} {
+			if got := used(tt.after); got != tt.want {
+				t.Errorf("used %v later: noted at %v, want %v", tt.after, got, tt.want)
+			}
+		}
+	})
+}
+
+func TestAPIKeysRefuse(t *testing.T) {
+	h := open(t)
+	k, _ := h.key("orders", issuer.ScopeFeed)
+	before := h.everything()
+	for _, tt := range []struct {
+		what, name string
+		scopes     []issuer.Scope
+		want       issuer.Code
+	}{
+		{"no name", "", []issuer.Scope{issuer.ScopeFeed}, issuer.CodeInvalid},
+		{"a long name", strings.Repeat("n", 65), []issuer.Scope{issuer.ScopeFeed}, issuer.CodeInvalid},
+		{"a name with a control character", "a\x07", []issuer.Scope{issuer.ScopeFeed}, issuer.CodeInvalid},
+		{"no scope", "a", nil, issuer.CodeInvalid},
+		{"an unknown scope", "a", []issuer.Scope{"all"}, issuer.CodeInvalid},
+		{"a scope twice", "a", []issuer.Scope{issuer.ScopeAudit, issuer.ScopeAudit}, issuer.CodeInvalid},
+		{"the feed and another", "a", []issuer.Scope{issuer.ScopeFeed, issuer.ScopeAudit}, issuer.CodeInvalid},
+		{"a name that is taken", "orders", []issuer.Scope{issuer.ScopeFeed}, issuer.CodeConflict},
+	} {
+		_, _, err := h.CreateAPIKey(t.Context(), admin, tt.name, tt.scopes)
+		h.refused(tt.what, err, tt.want)
+	}
+	for _, overlap := range []time.Duration{-1, 31 * 24 * time.Hour} {
+		_, _, err := h.ReplaceAPIKey(t.Context(), admin, k.ID, overlap)
+		h.refused(fmt.Sprint("an overlap of ", overlap), err, issuer.CodeInvalid)
+	}
+	_, _, err := h.ReplaceAPIKey(t.Context(), admin, "nothing", 0)
+	h.refused("a key that is not there", err, issuer.CodeNotFound)
+	h.unchanged("a refused key", before)
+}

@@ -1,0 +1,48 @@
+package sqlite
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/quashdev/quash/internal/issuer"
+)
+
+// Audit implements [issuer.Reader].
+func (r *reader) Audit(q issuer.AuditQuery) ([]issuer.AuditEntry, error) {
+	before, limit := int64(math.MaxInt64), -1
+	if q.Before != 0 {
+		before = int64(q.Before)
+	}
+	if q.Limit > 0 {
+		limit = q.Limit
+	}
+	query, args := `WHERE id < ?`, []any{before}
+	if q.Subject != "" {
+		query, args = query+` AND subject = ?`, append(args, q.Subject)
+	}
+	if q.Event != "" {
+		query, args = query+` AND event = ?`, append(args, q.Event)
+	}
+	return all(r.c, scanAuditEntry,
+		`SELECT id, time, event, actor, address, subject, session, position, reason, detail FROM audit `+query+` ORDER BY id DESC LIMIT ?`,
+		append(args, limit)...)
+}
+
+func scanAuditEntry(row scanner) (e issuer.AuditEntry, err error) {
+	var at instant
+	err = row.Scan(&e.ID, &at, &e.Event, &e.Actor, &e.Address, &e.Subject, &e.Session, &e.Position, &e.Reason, (*[]byte)(&e.Detail))
+	e.Time = at.time()
+	return e, err
+}
+
+// AppendAudit implements [issuer.Tx].
+func (t *tx) AppendAudit(e issuer.AuditEntry) error {
+	_, err := t.c.exec(`
+		INSERT INTO audit (time, event, actor, address, subject, session, position, reason, detail)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		stamp(e.Time), e.Event, e.Actor, e.Address, e.Subject, e.Session, int64(t.last), e.Reason, blob(e.Detail))
+	if err != nil {
+		return fmt.Errorf("append audit: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/pressly/goose/v3"
+
+	"github.com/quashdev/quash/internal/feed"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// memory is the path of a store that lives as long as it is open. It is a
+// directory of its own rather than a database without a file, because only
+// the write-ahead log gives readers a snapshot beside a writer.
+const memory = ":memory:"
+
+// file is the database file, held against other processes.
+type file struct {
+	writer, readers *sql.DB // each connection is opened anew, none is kept idle
+	lock            *os.File
+	temporary       string // directory to remove at the end
+}
+
+func openFile(ctx context.Context, path string) (f file, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.close())
+		}
+	}()
+	flush := "FULL"
+	if path == memory {
+		flush = "OFF"
+		if f.temporary, err = os.MkdirTemp("", "quash-"); err != nil {
+			return f, err
+		}
+		path = filepath.Join(f.temporary, "db")
+	}
+	if f.lock, err = hold(path + ".lock"); err != nil {
+		return f, err
+	}
+	if err := create(path); err != nil {
+		return f, err
+	}
+	shared := []string{"busy_timeout(5000)", "foreign_keys(ON)", "synchronous(" + flush + ")"}
+	if f.writer, err = open(path, "rw", append(shared, "journal_mode(WAL)", "journal_size_limit(67108864)")); err != nil {
+		return f, err
+	}
+	if f.readers, err = open(path, "ro", shared); err != nil {
+		return f, err
+	}
+	return f, f.prepare(ctx, flush)
+}
+
+// create makes the file if there is none, readable by its owner alone: SQLite
+// gives the files beside it the same mode.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func open(path, mode string, pragmas []string) (*sql.DB, error) {
+	query := url.Values{"mode": {mode}, "_pragma": pragmas}
+	source := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}
+	db, err := sql.Open("sqlite", source.String())
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxIdleConns(-1)
+	return db, nil
+}
+
+// prepare checks what durability rests on, and makes or migrates the tables.
+func (f file) prepare(ctx context.Context, flush string) error {
+	c, err := f.writer.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	want := map[string]string{
+		"journal_mode": "wal", "foreign_keys": "1", "busy_timeout": "5000",
+		"synchronous": map[string]string{"OFF": "0", "FULL": "2"}[flush],
+	}
+	for name, value := range want {
+		var got string
+		if err := c.QueryRowContext(ctx, "PRAGMA "+name).Scan(&got); err != nil {
+			return fmt.Errorf("read pragma %s: %w", name, err)
+		}
+		if got != value {
+			return fmt.Errorf("pragma %s is %s where %s is needed; the file must be on a local disk that SQLite's write-ahead log works on", name, got, value)
+		}
+	}
+	return f.migrate(ctx)
+}
+
+func (f file) migrate(ctx context.Context) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, f.writer, files,
+		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	var id [16]byte
+	var secret [32]byte
+	_, _ = rand.Read(id[:])
+	_, _ = rand.Read(secret[:])
+	var zero feed.Digest
+	_, err = f.writer.ExecContext(ctx, `INSERT INTO meta VALUES (1, ?, 1, ?, 0, ?, 0, ?, 0, 0) ON CONFLICT DO NOTHING`,
+		hex.EncodeToString(id[:]), secret[:], zero[:], zero[:])
+	if err != nil {
+		return fmt.Errorf("begin the log: %w", err)
+	}
+	return nil
+}
+
+// group reads, on a connection of its own, which group committed last.
+func (f file) group(ctx context.Context) (id uint64, err error) {
+	err = f.writer.QueryRowContext(ctx, `SELECT group_id FROM meta`).Scan(&id)
+	return id, err
+}
+
+func (f file) close() error {
+	var errs []error
+	for _, db := range []*sql.DB{f.readers, f.writer} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if f.lock != nil {
+		errs = append(errs, f.lock.Close())
+	}
+	if f.temporary != "" {
+		errs = append(errs, os.RemoveAll(f.temporary))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,198 @@
+package sqlite_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/sqlite"
+	"github.com/quashdev/quash/internal/storetest"
+)
+
+func open(t testing.TB, path string) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: path, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		path := filepath.Join(t.TempDir(), "quash.db")
+		s := open(t, path)
+		fail := sqlite.Faulty(s)
+		return storetest.Harness{
+			Store: s,
+			Reopen: func(t *testing.T) issuer.Store {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				s = open(t, path)
+				fail = sqlite.Faulty(s)
+				return s
+			},
+			Fail: func(faults ...storetest.Fault) { fail(faults...) },
+		}
+	})
+}
+
+func revoke(tx issuer.Tx) error {
+	return tx.AppendRevocation(issuer.Revocation{Issuer: "i", Claim: "sub", Value: "u1", Time: tx.Now()})
+}
+
+func TestSecondProcessIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "quash.db")
+	s := open(t, path)
+	_, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+	if err == nil || !strings.Contains(err.Error(), path+".lock") {
+		t.Errorf("got %v, want an error that names the lock file", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path)
+}
+
+func TestFilesAreTheirOwnersAlone(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, filepath.Join(dir, "a name? with #100%.db"))
+	if _, err := s.Update(t.Context(), revoke); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 4 {
+		t.Errorf("got %v, %v, want the database, its log, its index and the lock", files, err)
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got %v, %v, want mode 0600", f.Name(), info.Mode(), err)
+		}
+	}
+}
+
+// The clock of a synctest bubble stands still unless every goroutine in it
+// waits, and the bubble ends only when they have ended.
+func TestMemoryStoreWorksInABubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := open(t, ":memory:"), open(t, ":memory:")
+		if _, err := a.Update(t.Context(), revoke); err != nil {
+			t.Fatal(err)
+		}
+		for s, want := range map[*sqlite.Store]uint64{a: 1, b: 0} {
+			err := s.View(t.Context(), func(r issuer.Reader) error {
+				l, err := r.Log()
+				if l.Head.Position != want || r.Now().Year() != 2000 {
+					t.Errorf("got head %d at %v, want %d in the year 2000", l.Head.Position, r.Now(), want)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// The driver is a translation of SQLite's C code that was made for one version
+// of the C library's translation; with another it may corrupt data.
+func TestDriverAndItsLibraryBelongTogether(t *testing.T) {
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\tmodernc.org/sqlite v1.60.1\n", "\tmodernc.org/libc v1.77.1 "} {
+		if !bytes.Contains(mod, []byte(want)) {
+			t.Errorf("go.mod: want%s: raise both to the pair that the driver's own go.mod names", strings.TrimRight(want, "\n"))
+		}
+	}
+}
+
+func TestAFunctionThatEndsItsGoroutine(t *testing.T) {
+	s := open(t, ":memory:")
+	if _, err := s.Update(t.Context(), func(tx issuer.Tx) error {
+		runtime.Goexit()
+		return nil
+	}); err == nil {
+		t.Error("got success, want an error")
+	}
+	if _, err := s.Update(t.Context(), revoke); err != nil {
+		t.Errorf("the next: got %v, want success", err)
+	}
+}
+
+func TestACallerWhoLeavesTheQueueChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, ":memory:")
+		leave := make(chan struct{})
+		go s.Update(t.Context(), func(issuer.Tx) error { <-leave; return nil }) //nolint:errcheck // it only stands in the way
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error)
+		go func() {
+			_, err := s.Update(ctx, revoke)
+			left <- err
+		}()
+		synctest.Wait() // it is in the queue
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want context.Canceled, before the transaction ahead has ended", err)
+		}
+		close(leave)
+		if c, err := s.Update(t.Context(), revoke); err != nil || c.First != 1 {
+			t.Errorf("the next: got %+v, %v, want position 1", c, err)
+		}
+	})
+}
+
+// A full disk ends the transaction that met it, and with it the database
+// transaction of its whole group: the others must not suffer.
+func TestAFullDiskIsOnlyItsOwnersFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, ":memory:")
+		leave := make(chan struct{})
+		var g errgroup.Group
+		put := func(fn func(issuer.Tx) error) {
+			g.Go(func() error {
+				_, err := s.Update(t.Context(), fn)
+				return err
+			})
+			synctest.Wait() // for its place in the queue
+		}
+		put(func(issuer.Tx) error { <-leave; return nil })
+		put(revoke)
+		var full error
+		put(func(tx issuer.Tx) error {
+			if err := errors.Join(revoke(tx), sqlite.FillDisk(tx)); err != nil {
+				return err
+			}
+			full = tx.AppendAudit(issuer.AuditEntry{Time: tx.Now(), Reason: strings.Repeat("x", 1<<20)})
+			return nil // and so keeps silent about it
+		})
+		put(revoke)
+		close(leave)
+		if err := g.Wait(); full == nil || !errors.Is(err, full) {
+			t.Errorf("got %v, want the one failure %v", err, full)
+		}
+		report, err := issuer.VerifyLog(t.Context(), s)
+		if err != nil || report.Checked != 2 || report.Break != nil {
+			t.Errorf("log: got %+v, %v, want the two records of the others", report, err)
+		}
+	})
+}

@@ -1,0 +1,69 @@
+package storetest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/quashdev/quash/internal/issuer"
+)
+
+// writes is one use of each method that writes, in an order in which all
+// succeed and change something.
+var writes = map[string]func(issuer.Tx) error{
+	"01 PutAccount":         func(tx issuer.Tx) error { return tx.PutAccount(account("u1")) },
+	"02 PutAccount other":   func(tx issuer.Tx) error { return tx.PutAccount(account("u2")) },
+	"03 PutSession":         func(tx issuer.Tx) error { return tx.PutSession(session("s1", "u1")) },
+	"04 PutSession other":   func(tx issuer.Tx) error { return tx.PutSession(session("s2", "u2")) },
+	"05 ForgetTokens":       func(tx issuer.Tx) error { return tx.ForgetTokens(issuer.Match{Claim: "sub", Value: "u1"}) },
+	"06 AppendRevocation":   appending("sub", "u1"),
+	"07 AppendRevocations":  appending("sid", "s1", "s2", "s3"),
+	"08 SetMaxLifetime":     func(tx issuer.Tx) error { return tx.SetMaxLifetime(time.Hour) },
+	"09 PutSigningKey":      func(tx issuer.Tx) error { return tx.PutSigningKey(issuer.SigningKey{ID: "k", Created: epoch}) },
+	"10 PutAPIKey":          func(tx issuer.Tx) error { return tx.PutAPIKey(issuer.APIKey{ID: "a", Name: "ci", Created: epoch}) },
+	"11 DeleteAPIKey":       func(tx issuer.Tx) error { return tx.DeleteAPIKey("a") },
+	"12 AppendAudit":        func(tx issuer.Tx) error { return tx.AppendAudit(audit("logout", "u1", epoch)) },
+	"13 EndSessions":        func(tx issuer.Tx) error { return endAndCompare(tx, issuer.Match{Claim: "sub", Value: "u1"}, "") },
+	"14 DeleteAccount":      func(tx issuer.Tx) error { return tx.DeleteAccount("u2") },
+	"15 SessionAndRevoking": func(tx issuer.Tx) error { return endSession(tx, "s4") },
+}
+
+// endSession opens a session and ends it with its revocation, as one step.
+func endSession(tx issuer.Tx, id string) error {
+	if err := tx.PutSession(session(id, "u1")); err != nil {
+		return err
+	}
+	if err := endAndCompare(tx, issuer.Match{Claim: "sid", Value: id}, ""); err != nil {
+		return err
+	}
+	return tx.AppendRevocation(revocation("sid", id))
+}
+
+// everyWriteFails runs each write with each way in which its commits can
+// fail, and looks whether the state is what was reported.
+func everyWriteFails(t *testing.T, h Harness) {
+	p := &pair{Harness: h, model: newModel(head(t, h.Store))}
+	for _, fail := range faults {
+		for _, name := range sortedNames(writes) {
+			p.step(t, writes[name], fail)
+			if t.Failed() {
+				t.Fatalf("%s with faults %+v", name, fail)
+			}
+			p.step(t, writes[name], nil) // the next must find it done, whatever became of this
+		}
+		p.clear(t)
+	}
+	check(t, p.Store)
+	p.Store = p.Reopen(t)
+	p.step(t, writes["01 PutAccount"], nil)
+}
+
+// clear takes out what the next round of writes would find in its way.
+func (p *pair) clear(t *testing.T) {
+	t.Helper()
+	p.step(t, func(tx issuer.Tx) error {
+		_, _, err := tx.EndSessions(issuer.Match{}, "", epoch)
+		return err
+	}, nil)
+	p.step(t, func(tx issuer.Tx) error { return tx.DeleteAccount("u1") }, nil)
+	check(t, p.Store)
+}

@@ -1,0 +1,151 @@
+// Package storetest is what every [issuer.Store] must do: one suite, run by
+// each store in its own tests, with commits made to fail.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/quashdev/quash/internal/issuer"
+)
+
+// Harness is a new, empty store under test.
+type Harness struct {
+	Store issuer.Store
+	// Reopen closes the store and opens its data again. The harness closes
+	// what it opened when the test ends.
+	Reopen func(t *testing.T) issuer.Store
+	// Fail makes the next commits fail, one for each fault, in that order.
+	Fail func(...Fault)
+}
+
+// Fault is how one commit fails.
+type Fault struct {
+	Persisted  bool // what it wrote stands all the same
+	Unreadable bool // the store cannot find out whether it does
+}
+
+// Run runs the suite. Open makes a new harness.
+func Run(t *testing.T, open func(t *testing.T) Harness) {
+	tests := map[string]func(*testing.T, Harness){
+		"P1Durable/WhatWasAnsweredSurvivesReopening":          reopening,
+		"P1Durable/EveryWriteFailsTwice":                      everyWriteFails,
+		"P2Together/AnErrorUndoesTheWholeTransaction":         errorUndoes,
+		"P2Together/AnErrorUndoesNoOtherTransaction":          errorUndoesNoOther,
+		"P3Ordered/DenseUniqueAtomicUnderWriters":             denseUnderWriters,
+		"P6Exact/IssueReadsOneSnapshot":                       issueReadsOneSnapshot,
+		"P9Ended/SessionsEndByEveryMatch":                     sessionsEnd,
+		"P11Evidence/HistoryIsWholeAfterPruning":              historyAfterPruning,
+		"Rows/AsTheModel":                                     asTheModel,
+		"Rows/ErrorsNameWhatIsWrong":                          rowErrors,
+		"Rows/ListingsAreOrderedAndBounded":                   listings,
+		"Rows/MatchFindsEveryKindOfClaim":                     matches,
+		"Log/StartsEmpty":                                     startsEmpty,
+		"Log/RecordsRefuseWhatIsNotLive":                      recordsBounds,
+		"Log/MaxLifetimeNeverShrinks":                         maxLifetime,
+		"Log/PruneTakesWhatIsForgottenAndNoMoreThanItsLimit":  pruneBoundary,
+		"Log/PrunedNeverFalls":                                pruneOutOfOrder,
+		"Log/PruneTakesSessionsThatIdledOrEnded":              pruneSessions,
+		"Transactions/ViewsAreSnapshots":                      viewsAreSnapshots,
+		"Transactions/IssueCannotRevoke":                      issueCannotRevoke,
+		"Transactions/APanicIsItsCallersError":                panics,
+		"Transactions/AnEndedContextBeginsNothing":            endedContext,
+		"Transactions/ACallerWhoLeavesTheQueueChangesNothing": leavesQueue,
+		"Transactions/ChangedHints":                           changedHints,
+		"Transactions/ClosedStoresRefuse":                     closedRefuses,
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+	}
+}
+
+// epoch is the time at which the suite's rows are made.
+var epoch = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+var errRefused = errors.New("refused by the test")
+
+func update(t *testing.T, s issuer.Store, fn func(issuer.Tx) error) issuer.Commit {
+	t.Helper()
+	c, err := s.Update(t.Context(), fn)
+	if err != nil {
+		t.Fatalf("Update: %v", err)
+	}
+	return c
+}
+
+func view(t *testing.T, s issuer.Store, fn func(issuer.Reader) error) {
+	t.Helper()
+	if err := s.View(t.Context(), fn); err != nil {
+		t.Fatalf("View: %v", err)
+	}
+}
+
+func head(t *testing.T, s issuer.Store) (l issuer.Log) {
+	t.Helper()
+	view(t, s, func(r issuer.Reader) (err error) {
+		l, err = r.Log()
+		return err
+	})
+	return l
+}
+
+func account(subject string) issuer.Account {
+	return issuer.Account{
+		Subject: subject, Name: subject + "@example.com", Password: "$argon2id$…", Created: epoch, Changed: epoch,
+		Claims: []byte(`{"tenant":"acme","roles":["admin","dev"],"level":3}`),
+	}
+}
+
+func session(id, subject string) issuer.Session {
+	return issuer.Session{
+		ID: id, Subject: subject, Client: "web", Device: "laptop", Address: "192.0.2.7",
+		Created: epoch, LastUsed: epoch, Expires: epoch.Add(24 * time.Hour), Counter: 1, Secret: [32]byte{1, 2, 3},
+		Rotated: epoch, Tokens: []uint32{uint32(epoch.Unix()) + 60, uint32(epoch.Unix()) + 120},
+	}
+}
+
+func revocation(claim, value string) issuer.Revocation {
+	return issuer.Revocation{
+		Issuer: "https://issuer.example", Claim: claim, Value: value, Time: epoch,
+		Event: "logout", Actor: "user", Reason: "asked",
+	}
+}
+
+// appending returns an update that revokes values under one claim.
+func appending(claim string, values ...string) func(issuer.Tx) error {
+	return func(tx issuer.Tx) error {
+		for _, v := range values {
+			if err := tx.AppendRevocation(revocation(claim, v)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// people puts accounts and, for each, sessions named "<subject>-<n>".
+func people(sessions int, subjects ...string) func(issuer.Tx) error {
+	return func(tx issuer.Tx) error {
+		for _, subject := range subjects {
+			if err := tx.PutAccount(account(subject)); err != nil {
+				return err
+			}
+			for n := range sessions {
+				if err := tx.PutSession(session(subject+"-"+string(rune('0'+n)), subject)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// check fails the test where an invariant of the store does not hold.
+func check(t *testing.T, s issuer.Store) {
+	t.Helper()
+	if err := Check(context.WithoutCancel(t.Context()), s); err != nil {
+		t.Errorf("invariants: %v", err)
+	}
+}
