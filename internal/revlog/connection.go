@@ -1,0 +1,195 @@
+package revlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/issuer"
+)
+
+const (
+	// idleTimeout ends a connection on which nothing was heard; verifiers
+	// ping every few seconds.
+	idleTimeout = 30 * time.Second
+	// linger is how long a verifier has to take the node's last words.
+	linger = time.Second
+	// pageRecords is how many records a verifier that is far behind gets from
+	// the store at once.
+	pageRecords = 4096
+)
+
+// connection is one verifier's. A reader works for it, and a writer when there
+// is something to write; nobody else writes, so that everything keeps its order.
+type connection struct {
+	log     *Log
+	start   start
+	work    atomic.Int64  // calls on the writer; it runs while there are any
+	written chan struct{} // closed when the writer has ended for good
+	lasting *time.Timer   // closes what lingers; set before written is closed
+
+	// Guarded by log.mu.
+	net      net.Conn // nil until the upgrade
+	verifier Verifier
+	marked   bool // it stands on this log: acknowledgements count
+	bye      *feed.Bye
+	answers  answers
+
+	// The writer's own.
+	opened  bool
+	at      feed.Mark // what was sent so far
+	cursor  uint64    // in the ring, once joined
+	joined  bool
+	settled uint64 // up to where it knows the settings
+	out     []byte
+	buffers [2][]byte
+}
+
+// start says how a connection begins.
+type start struct {
+	generation int
+	log        issuer.Log
+	at         feed.Mark // what the verifier has, if it resumes
+	reason     string    // why it gets a snapshot; empty if it resumes
+}
+
+// answers is what the verifier is to be told in return. Of several pings only
+// the newest is answered (RFC 6455, section 5.5.3, allows that for its own).
+type answers struct {
+	due    bool // at once; else with the next records, or at the next pulse
+	pinged bool // by a ping of the feed
+	stamp  uint64
+	echo   []byte // payload of a WebSocket ping; nil where there was none
+}
+
+func (c *connection) identity() identity { return identity{c.verifier.Key, c.verifier.Process} }
+
+// rouse has the writer look for something to do. At rest there is no writer,
+// which saves half of a connection's memory.
+func (c *connection) rouse() {
+	if c.work.Add(1) == 1 {
+		go c.write()
+	}
+}
+
+// dismiss has the writer say bye and end. The first reason stands. The caller
+// holds mu of the log.
+func (c *connection) dismiss(bye feed.Bye) {
+	if c.bye == nil {
+		c.bye = &bye
+		c.rouse()
+	}
+}
+
+// over returns the reason to end, or nil.
+func (c *connection) over() *feed.Bye {
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	return c.bye
+}
+
+// end dismisses c from outside the lock.
+func (c *connection) end(code, detail string) {
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	c.dismiss(feed.Bye{Code: code, Detail: detail})
+}
+
+func (c *connection) close() {
+	c.log.mu.Lock()
+	conn := c.net
+	c.log.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close()
+	}
+}
+
+// serve runs the connection until it is closed. What r has left of the
+// handshake comes before what the socket brings.
+func (c *connection) serve(r io.Reader) {
+	defer c.log.release(c)
+	go c.write()
+	c.read(newFrameReader(r))
+	c.close()
+	c.end("", "")
+	<-c.written
+	if c.lasting != nil {
+		c.lasting.Stop()
+	}
+}
+
+// read takes what the verifier sends until the connection is closed. After a
+// violation it goes on, deaf: closing at once could lose the bye on its way.
+func (c *connection) read(f *frameReader) {
+	for {
+		_ = c.net.SetReadDeadline(time.Now().Add(idleTimeout))
+		op, payload, err := f.next()
+		if err == nil {
+			err = c.handle(op, payload)
+		}
+		if errors.Is(err, errFrame) || errors.Is(err, feed.ErrFormat) {
+			c.log.cfg.Logger.Warn("verifier broke the protocol", append(c.attrs(), "error", err)...)
+			c.end(feed.ByeProtocol, err.Error())
+			_, err = io.Copy(io.Discard, c.net)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *connection) handle(op ws.OpCode, payload []byte) error {
+	switch op {
+	case ws.OpBinary:
+		kind, body, err := feed.Split(payload)
+		if err == nil && kind != feed.KindPing {
+			err = fmt.Errorf("%w: kind %d to a node", feed.ErrFormat, kind)
+		}
+		if err != nil {
+			return err
+		}
+		p, err := feed.DecodePing(body)
+		if err != nil {
+			return err
+		}
+		return c.acknowledge(p)
+	case ws.OpPing:
+		c.log.mu.Lock()
+		defer c.log.mu.Unlock()
+		c.answers.due, c.answers.echo = true, append([]byte{}, payload...)
+		c.rouse()
+	case ws.OpClose:
+		c.end("", "")
+	}
+	return nil
+}
+
+// acknowledge notes what the verifier has applied. Before it stands on this
+// log its position is of no account.
+func (c *connection) acknowledge(p feed.Ping) error {
+	l := c.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.marked && p.Applied > c.verifier.Sent {
+		return fmt.Errorf("%w: ping confirms position %d, and %d was sent", errFrame, p.Applied, c.verifier.Sent)
+	}
+	if c.marked {
+		l.confirm(c, p.Applied)
+	}
+	first := c.verifier.LastHeard.Equal(c.verifier.Since)
+	c.verifier.LastHeard = time.Now()
+	c.answers.pinged, c.answers.stamp = true, p.Stamp
+	if first {
+		c.answers.due = true
+		c.rouse()
+		return nil
+	}
+	l.pulse()
+	return nil
+}

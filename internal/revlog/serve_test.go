@@ -1,0 +1,563 @@
+package revlog_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/revlog"
+)
+
+// run plays a test in a bubble of its own.
+func run(t *testing.T, config revlog.Config, play func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, config)
+		defer w.close()
+		play(t, w)
+	})
+}
+
+func TestHandshakeRefused(t *testing.T) {
+	digest := feed.Digest{}.String()
+	resume := map[string]string{feed.HeaderLog: "log", feed.HeaderEpoch: "1", feed.HeaderPosition: "1", feed.HeaderDigest: digest}
+	with := func(name, value string) map[string]string {
+		h := map[string]string{name: value}
+		for k, v := range resume {
+			if k != name {
+				h[k] = v
+			}
+		}
+		return h
+	}
+	tests := []struct {
+		name   string
+		change map[string]string // headers that differ; empty: absent
+		status int
+		header string // that the answer must have
+		value  string
+	}{
+		{"no upgrade", map[string]string{"Upgrade": ""}, 426, "Upgrade", "websocket"},
+		{"another WebSocket version", map[string]string{"Sec-WebSocket-Version": "12"}, 426, "Sec-WebSocket-Version", "13"},
+		{"no subprotocol", map[string]string{"Sec-WebSocket-Protocol": ""}, 400, "Sec-WebSocket-Protocol", feed.Subprotocol},
+		{"unknown version of the feed", map[string]string{"Sec-WebSocket-Protocol": "quash.feed.v9"}, 400, "Sec-WebSocket-Protocol", feed.Subprotocol},
+		{"no process", map[string]string{feed.HeaderProcess: ""}, 400, "", ""},
+		{"no name", map[string]string{feed.HeaderName: ""}, 400, "", ""},
+		{"a name too long", map[string]string{feed.HeaderName: strings.Repeat("n", 65)}, 400, "", ""},
+		{"a name not visible", map[string]string{feed.HeaderName: "a b"}, 400, "", ""},
+		{"a log without a position", map[string]string{feed.HeaderLog: "log"}, 400, "", ""},
+		{"a position that is no number", with(feed.HeaderPosition, "-1"), 400, "", ""},
+		{"a position too large", with(feed.HeaderPosition, "9007199254740992"), 400, "", ""},
+		{"a digest too short", with(feed.HeaderDigest, "00"), 400, "", ""},
+		{"a digest not hexadecimal", with(feed.HeaderDigest, strings.Repeat("z", 64)), 400, "", ""},
+	}
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		for _, tt := range tests {
+			t.Logf("%s", tt.name)
+			r := httptest.NewRequest(http.MethodGet, "/v1/feed", nil)
+			r.Header = http.Header{
+				"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"},
+				"Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}, "Sec-Websocket-Protocol": {feed.Subprotocol},
+				feed.HeaderProcess: {"process"}, feed.HeaderName: {"name"},
+			}
+			for name, value := range tt.change {
+				if r.Header.Del(name); value != "" {
+					r.Header.Set(name, value)
+				}
+			}
+			answer := httptest.NewRecorder()
+			w.log.ServeFeed(answer, r, "key")
+			checkProblem(t, answer, tt.status)
+			if got := answer.Header().Get(tt.header); tt.header != "" && got != tt.value {
+				t.Errorf("header %s = %q, want %q", tt.header, got, tt.value)
+			}
+		}
+	})
+}
+
+func checkProblem(t *testing.T, answer *httptest.ResponseRecorder, status int) {
+	t.Helper()
+	var problem struct {
+		Type, Title, Detail string
+		Status              int
+	}
+	if err := json.Unmarshal(answer.Body.Bytes(), &problem); err != nil {
+		t.Fatal(err)
+	}
+	if answer.Code != status || problem.Status != status || !strings.HasPrefix(problem.Type, "urn:quash:problem:") || problem.Detail == "" {
+		t.Errorf("answer = %d %+v, want a problem with status %d", answer.Code, problem, status)
+	}
+	if got, want := answer.Header().Get("Content-Type"), "application/problem+json"; got != want {
+		t.Errorf("Content-Type = %q, want %q", got, want)
+	}
+}
+
+// What a verifier may not send ends its connection with a bye that says so,
+// and leaves the others alone.
+func TestProtocolBroken(t *testing.T) {
+	ping := feed.AppendPing(nil, feed.Ping{})
+	masked := func(f ws.Frame) []byte { return ws.MustCompileFrame(ws.MaskFrame(f)) }
+	tests := []struct {
+		name string
+		send []byte
+	}{
+		{"empty message", masked(ws.NewBinaryFrame(nil))},
+		{"unknown kind", masked(ws.NewBinaryFrame([]byte{99, 1, 2}))},
+		{"kind of the node's", masked(ws.NewBinaryFrame(feed.AppendMark(nil, feed.Mark{})))},
+		{"short ping", masked(ws.NewBinaryFrame(ping[:16]))},
+		{"long ping", masked(ws.NewBinaryFrame(append(ping, 0)))},
+		{"ping above what was sent", masked(ws.NewBinaryFrame(feed.AppendPing(nil, feed.Ping{Applied: 4})))},
+		{"oversize message", masked(ws.NewBinaryFrame(make([]byte, feed.MaxPing+1)))},
+		{"enormous message", []byte{0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}},
+		{"length with the highest bit", []byte{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}},
+		{"oversize in parts", append(
+			masked(ws.NewFrame(ws.OpBinary, false, make([]byte, feed.MaxPing))), masked(ws.NewFrame(ws.OpContinuation, true, make([]byte, 1)))...)},
+		{"unmasked", ws.MustCompileFrame(ws.NewBinaryFrame(ping))},
+		{"text", masked(ws.NewTextFrame(ping))},
+		{"reserved bits", masked(ws.Frame{Header: ws.Header{Fin: true, Rsv: 4, OpCode: ws.OpBinary, Length: 17}, Payload: ping})},
+		{"reserved opcode", masked(ws.NewFrame(0x3, true, ping))},
+		{"stray continuation", masked(ws.NewFrame(ws.OpContinuation, true, ping))},
+		{"control in parts", masked(ws.NewFrame(ws.OpPing, false, nil))},
+		{"oversize control", masked(ws.NewFrame(ws.OpPing, true, make([]byte, 126)))},
+	}
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		other := connected(w, 1)[0]
+		w.revoke("sid", 3)
+		for _, tt := range tests {
+			v := newRecorder("breaker")
+			v.connect(w)
+			synctest.Wait()
+			_, _ = v.conn.Write(tt.send) // may end early: the bye can come before all is sent
+			v.done.Wait()
+			if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeProtocol {
+				t.Errorf("%s: bye = %q, want %q", tt.name, got, feed.ByeProtocol)
+			}
+		}
+		c := w.revoke("sid", 1)
+		synctest.Wait()
+		if got := other.position(); got != c.Last {
+			t.Errorf("position of another verifier = %d, want %d", got, c.Last)
+		}
+	})
+}
+
+// A ping may come in parts, with control frames between, and one that the
+// WebSocket itself defines is answered too.
+func TestPingAnswered(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		conn, r, err := newRecorder("v").dial(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for range 2 { // hello and mark
+			nextFrame(t, r)
+		}
+		ping := feed.AppendPing(nil, feed.Ping{Stamp: 7})
+		go func() {
+			_ = sendFrame(conn, ws.NewFrame(ws.OpBinary, false, ping[:5]))
+			_ = sendFrame(conn, ws.NewPingFrame([]byte("hello")))
+			_ = sendFrame(conn, ws.NewFrame(ws.OpContinuation, true, ping[5:]))
+		}()
+		if f := nextFrame(t, r); f.Header.OpCode != ws.OpPong || string(f.Payload) != "hello" {
+			t.Errorf("answer to a WebSocket ping = %v %q, want its pong", f.Header.OpCode, f.Payload)
+		}
+		_, body, _ := feed.Split(nextFrame(t, r).Payload)
+		pong, err := feed.DecodePong(body)
+		if want := (feed.Pong{Stamp: 7, Clock: time.Now().UnixMilli()}); err != nil || pong != want {
+			t.Errorf("pong = %+v, %v, want %+v", pong, err, want)
+		}
+		go func() { _ = sendFrame(conn, ws.NewCloseFrame(nil)) }()
+		if f := nextFrame(t, r); f.Header.OpCode != ws.OpClose {
+			t.Errorf("answer to close = %v, want close", f.Header.OpCode)
+		}
+	})
+}
+
+func nextFrame(t *testing.T, r io.Reader) ws.Frame {
+	t.Helper()
+	f, err := ws.ReadFrame(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// A claim name and a key reach verifiers before the records that need them;
+// a key that was withdrawn goes with the record that revokes it.
+func TestSettingsComeFirst(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		v := connected(w, 1)[0]
+		w.update(func(tx issuer.Tx) error {
+			return tx.PutSigningKey(issuer.SigningKey{ID: "k1", Algorithm: "ES256", Public: json.RawMessage(`{"kid":"k1"}`), Created: tx.Now()})
+		})
+		synctest.Wait()
+		w.revoke("tenant", 1)
+		synctest.Wait()
+		w.update(func(tx issuer.Tx) error {
+			err := tx.PutSigningKey(issuer.SigningKey{ID: "k1", Algorithm: "ES256", Public: json.RawMessage(`{"kid":"k1"}`), Created: tx.Now(), Withdrawn: true})
+			if err != nil {
+				return err
+			}
+			return tx.AppendRevocation(issuer.Revocation{Issuer: testIssuer, Claim: "kid", Value: "k1", Time: tx.Now(), Event: "revoked", Actor: "test", Keep: true})
+		})
+		synctest.Wait()
+		var got []string
+		for _, e := range v.history() {
+			switch e.kind {
+			case feed.KindClaims:
+				got = append(got, "claims "+strings.Join(e.names, " "))
+			case feed.KindKeys:
+				got = append(got, "keys "+e.keys)
+			case feed.KindRecords:
+				got = append(got, "records")
+			}
+		}
+		want := []string{`keys {"keys":[{"kid":"k1"}]}`, "claims tenant", "records", "claims kid tenant", `keys {"keys":[]}`, "records"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("the stream (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A retired key is published as long as a token that it signed can live, and
+// as the margin for clocks.
+func TestRetiredKeyPublished(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		w.update(func(tx issuer.Tx) error {
+			return tx.PutSigningKey(issuer.SigningKey{ID: "k1", Algorithm: "ES256", Public: json.RawMessage(`{"kid":"k1"}`), Created: tx.Now(), Retired: tx.Now()})
+		})
+		synctest.Wait()
+		v := connected(w, 1)[0]
+		if got, want := string(v.last(t, feed.KindHello).hello.Keys), `{"keys":[{"kid":"k1"}]}`; got != want {
+			t.Errorf("keys = %s, want %s", got, want)
+		}
+		keepAlive := time.NewTicker(5 * time.Second)
+		defer keepAlive.Stop()
+		for start := time.Now(); time.Since(start) < 6*time.Minute-5*time.Second; <-keepAlive.C {
+			if err := sendPing(v.conn, v.position()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, e := range v.history() {
+			if e.kind == feed.KindKeys {
+				t.Fatalf("the key went before its last token: %s", e.keys)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		if got, want := v.last(t, feed.KindKeys).keys, `{"keys":[]}`; got != want {
+			t.Errorf("keys = %s, want %s", got, want)
+		}
+	})
+}
+
+// Confirmation counts what verifiers acknowledged, and ends with the last.
+func TestP4WaitApplied(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		if applied, n := w.log.WaitApplied(t.Context(), 1); applied != 0 || n != 0 {
+			t.Errorf("without verifiers: applied %d of %d, want none of none", applied, n)
+		}
+		vs := connected(w, 3)
+		c := w.revoke("sid", 1)
+		if applied, n := w.log.WaitApplied(t.Context(), c.Last); applied != 3 || n != 3 {
+			t.Errorf("applied %d of %d, want 3 of 3", applied, n)
+		}
+		for _, v := range w.log.Verifiers() {
+			if v.Applied != c.Last || v.Sent != c.Last {
+				t.Errorf("verifier = %+v, want it at %d", v, c.Last)
+			}
+		}
+		resume := vs[0].stall()
+		w.revoke("sid", 1)
+		synctest.Wait()
+		c = w.revoke("sid", 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if applied, n := w.log.WaitApplied(ctx, c.Last); applied != 2 || n != 3 || ctx.Err() == nil {
+			t.Errorf("one stalled: applied %d of %d, want 2 of 3 when the caller's time is over", applied, n)
+		}
+		resume()
+		if applied, n := w.log.WaitApplied(t.Context(), c.Last); applied != 3 || n != 3 {
+			t.Errorf("after all: applied %d of %d, want 3 of 3", applied, n)
+		}
+		stalled := vs[1].stall()
+		w.revoke("sid", 1)
+		synctest.Wait()
+		c = w.revoke("sid", 1)
+		time.AfterFunc(time.Second, func() { _ = vs[1].conn.Close(); stalled() })
+		if applied, n := w.log.WaitApplied(t.Context(), c.Last); applied != 2 || n != 2 {
+			t.Errorf("one gone: applied %d of %d, want 2 of 2", applied, n)
+		}
+	})
+}
+
+// What a verifier has applied of another log says nothing about this one.
+func TestP4ForeignPositionNotCounted(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		w.revoke("sid", 5)
+		synctest.Wait()
+		v := newRecorder("v")
+		v.at = bookmark{log: "another", epoch: 1, Mark: feed.Mark{Position: 5}}
+		conn, r, err := v.dial(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go func() { _ = sendPing(conn, 5) }()
+		synctest.Wait() // the node waits for hello to be read
+		if applied, n := w.log.Applied(5); applied != 0 || n != 1 {
+			t.Errorf("applied %d of %d, want 0 of 1", applied, n)
+		}
+		nextFrame(t, r)
+	})
+}
+
+func TestNewerConnectionReplaces(t *testing.T) {
+	run(t, revlog.Config{ConnectionsPerKey: 1}, func(t *testing.T, w *world) {
+		v := newRecorder("v")
+		v.connect(w)
+		synctest.Wait()
+		newer := newRecorder("v")
+		newer.connect(w)
+		v.done.Wait()
+		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeReplaced {
+			t.Errorf("bye to the older = %q, want %q", got, feed.ByeReplaced)
+		}
+		c := w.revoke("sid", 1)
+		synctest.Wait()
+		if got := newer.position(); got != c.Last {
+			t.Errorf("position of the newer = %d, want %d", got, c.Last)
+		}
+		other := newRecorder("v") // the same process id with another key
+		other.key = "another"
+		other.connect(w)
+		synctest.Wait()
+		if got := len(w.log.Verifiers()); got != 2 {
+			t.Errorf("%d verifiers, want 2: a key cannot replace another's", got)
+		}
+	})
+}
+
+func TestConnectionsPerKeyBounded(t *testing.T) {
+	run(t, revlog.Config{ConnectionsPerKey: 2}, func(t *testing.T, w *world) {
+		vs := connected(w, 2)
+		_, _, err := newRecorder("third").dial(w)
+		if status := ws.StatusError(0); !errors.As(err, &status) || status != 503 {
+			t.Errorf("third connection: %v, want status 503", err)
+		}
+		other := newRecorder("third")
+		other.key = "another"
+		other.connect(w)
+		vs[0].disconnect()
+		synctest.Wait()
+		newRecorder("fourth").connect(w)
+	})
+}
+
+func TestKeyWithdrawn(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		v := connected(w, 1)[0]
+		other := newRecorder("other")
+		other.key = "another"
+		other.connect(w)
+		synctest.Wait()
+		w.log.KeyWithdrawn("key")
+		v.done.Wait()
+		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeKey {
+			t.Errorf("bye = %q, want %q", got, feed.ByeKey)
+		}
+		_, _, err := v.dial(w)
+		if status := ws.StatusError(0); !errors.As(err, &status) || status != 403 {
+			t.Errorf("connecting again: %v, want status 403", err)
+		}
+		synctest.Wait()
+		if vs := w.log.Verifiers(); len(vs) != 1 || vs[0].Name != "other" {
+			t.Errorf("verifiers = %+v, want only the other key's", vs)
+		}
+	})
+}
+
+// A verifier that is silent is given up, one that does not read too.
+func TestDeadConnectionsEnd(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		connected(w, 1)
+		time.Sleep(29 * time.Second)
+		if got := w.log.Stats().Connections; got != 1 {
+			t.Errorf("%d connections after 29 s of silence, want 1", got)
+		}
+		time.Sleep(2 * time.Second)
+		if got := w.log.Stats().Connections; got != 0 {
+			t.Errorf("%d connections after 31 s of silence, want 0", got)
+		}
+		v := connected(w, 1)[0]
+		resume := v.stall()
+		w.revoke("sid", 1)
+		synctest.Wait()
+		w.revoke("sid", 1)
+		time.Sleep(11 * time.Second)
+		if got := w.log.Stats(); got.Connections != 0 || got.Slow != 1 {
+			t.Errorf("stats = %+v, want the stalled connection gone as slow", got)
+		}
+		resume()
+	})
+}
+
+// faulty is a source that can fail, or be exchanged.
+type faulty struct {
+	revlog.Source
+	fail  atomic.Bool
+	epoch atomic.Uint64
+}
+
+func (f *faulty) View(ctx context.Context, fn func(revlog.Reader) error) error {
+	if f.fail.Load() {
+		return errors.New("disk on fire")
+	}
+	return f.Source.View(ctx, func(r revlog.Reader) error { return fn(epochReader{r, f.epoch.Load()}) })
+}
+
+type epochReader struct {
+	revlog.Reader
+	more uint64
+}
+
+func (r epochReader) Log() (issuer.Log, error) {
+	l, err := r.Reader.Log()
+	l.Epoch += r.more
+	return l, err
+}
+
+func TestStoreFails(t *testing.T) {
+	var logged bytes.Buffer
+	config := revlog.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil))}
+	run(t, config, func(t *testing.T, w *world) {
+		source := &faulty{Source: w.source}
+		w.source = source
+		w.restart()
+		v := connected(w, 1)[0]
+		before := w.revoke("sid", 1)
+		synctest.Wait()
+		source.fail.Store(true)
+		after := w.revoke("sid", 1)
+		for range 5 {
+			time.Sleep(3 * time.Second)
+			if err := sendPing(v.conn, v.position()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if got := v.last(t, feed.KindPong).mark.Position; got != before.Last {
+			t.Errorf("pong speaks of %d while the store fails, want %d", got, before.Last)
+		}
+		late := newRecorder("late")
+		late.at = bookmark{log: v.at.log, epoch: v.at.epoch, Mark: feed.Mark{Position: after.Last}}
+		_, _, err := late.dial(w)
+		if status := ws.StatusError(0); !errors.As(err, &status) || status != 503 {
+			t.Errorf("a position that only the store knows: %v, want status 503", err)
+		}
+		source.fail.Store(false)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := v.position(); got != after.Last {
+			t.Errorf("position = %d when the store works again, want %d", got, after.Last)
+		}
+		w.halt()
+		if got := strings.Count(logged.String(), "reading the log failed;"); got != 1 {
+			t.Errorf("the failure was logged %d times, want once:\n%s", got, &logged)
+		}
+	})
+}
+
+// A log that is not the continuation of what was read is read anew, and every
+// verifier gets it as a snapshot.
+func TestAnotherEpoch(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		source := &faulty{Source: w.source}
+		w.source = source
+		w.restart()
+		v := connected(w, 1)[0]
+		w.revoke("sid", 3)
+		synctest.Wait()
+		source.epoch.Store(1)
+		v.done.Wait()
+		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeChanged {
+			t.Errorf("bye = %q, want %q", got, feed.ByeChanged)
+		}
+		v.connect(w)
+		w.snapshots(v, "epoch")
+		c := w.revoke("sid", 1)
+		synctest.Wait()
+		if got := v.position(); got != c.Last {
+			t.Errorf("position = %d, want %d", got, c.Last)
+		}
+	})
+}
+
+func TestLongestLifetimeChanged(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		v := connected(w, 1)[0]
+		w.update(func(tx issuer.Tx) error { return tx.SetMaxLifetime(time.Hour) })
+		v.done.Wait()
+		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeChanged {
+			t.Errorf("bye = %q, want %q", got, feed.ByeChanged)
+		}
+		v.connect(w)
+		w.resumes(v)
+		if got := v.last(t, feed.KindHello).hello.MaxLifetime; got != 3600 {
+			t.Errorf("longest lifetime = %d s, want 3600", got)
+		}
+	})
+}
+
+func TestP7NotBeforeReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := revlog.New(revlog.Config{Issuer: testIssuer}, nil)
+		v := newRecorder("v")
+		r := httptest.NewRequest(http.MethodGet, "/v1/feed", nil)
+		r.Header = v.header()
+		r.Header.Set("Upgrade", "websocket")
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Sec-WebSocket-Version", "13")
+		r.Header.Set("Sec-WebSocket-Protocol", feed.Subprotocol)
+		answer := httptest.NewRecorder()
+		log.ServeFeed(answer, r, "key")
+		checkProblem(t, answer, http.StatusServiceUnavailable)
+		if answer.Header().Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+	})
+}
+
+// Records that are past their time leave the live set, and so the snapshots.
+func TestForgets(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		w.revoke("sid", 10)
+		synctest.Wait()
+		if got := w.log.Live(); got != 10 {
+			t.Errorf("%d live revocations, want 10", got)
+		}
+		time.Sleep(6*time.Minute + 5*time.Second)
+		if got := w.log.Live(); got != 0 {
+			t.Errorf("%d live revocations past their time, want 0", got)
+		}
+		v := connected(w, 1)[0]
+		if e := v.last(t, feed.KindMark); e.mark != w.log.Head() || e.mark.Position != 10 {
+			t.Errorf("mark = %+v, want the head at 10", e.mark)
+		}
+	})
+}
