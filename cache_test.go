@@ -1,0 +1,108 @@
+package quash_test
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quashdev/quash"
+)
+
+// A storm of distinct tokens stays within the bound, in what is counted and in
+// what the process really holds.
+func TestCacheIsBoundedInBytes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const limit = 1 << 20
+		n := newNode(t)
+		c := n.config()
+		c.CacheBytes = limit
+		before := heap()
+		v, _ := n.open(c)
+		var storm sync.WaitGroup
+		for g := range 4 {
+			storm.Go(func() {
+				for i := range 600 {
+					token := n.token(claims{"jti": fmt.Sprint(g, "-", i), "note": strings.Repeat("x", i%400)})
+					if _, err := v.Verify(token); err != nil {
+						t.Errorf("verify: %v", err)
+					}
+				}
+			})
+		}
+		storm.Wait()
+		counted, sum, entries := quash.CacheBytes(v)
+		if counted != sum || sum > limit || entries < 400 {
+			t.Errorf("got %d bytes counted, %d held by %d tokens; want the same, at most %d, and 400 tokens at least", counted, sum, entries, limit)
+		}
+		// Apart from the cache the verifier and the test hold some hundred kB.
+		if grown := heap() - before; grown > limit+limit {
+			t.Errorf("the heap grew by %d bytes, want not much more than %d", grown, limit)
+		}
+		runtime.KeepAlive(v)
+	})
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestACacheTooSmallForOneTokenIsNoCache(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		c := n.config()
+		c.CacheBytes = 1
+		v, _ := n.open(c)
+		for range 3 {
+			wantAccepted(t, v, n.token(nil), "without a cache")
+		}
+		if counted, _, entries := quash.CacheBytes(v); counted != 0 || entries != 0 {
+			t.Errorf("got %d tokens of %d bytes, want none", entries, counted)
+		}
+	})
+}
+
+func TestOnlyTokensThatVerifiedGetIntoTheCache(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		v, _ := n.open(n.config())
+		good := n.token(nil)
+		for _, token := range []string{
+			good[:len(good)-4] + "AAAA", n.token(claims{"aud": "billing"}), n.token(claims{"exp": time.Now().Unix()}), n.token(claims{"sub": 7}), "x",
+		} {
+			for range 2 {
+				if _, err := v.Verify(token); err == nil {
+					t.Errorf("%.20s…: accepted", token)
+				}
+			}
+		}
+		if _, _, entries := quash.CacheBytes(v); entries != 0 {
+			t.Errorf("the cache holds %d tokens, want none", entries)
+		}
+		wantAccepted(t, v, good, "the good one")
+		wantError(t, v, good[:len(good)-4]+"AAAA", quash.ErrInvalid, "another signature beside the good one")
+	})
+}
+
+// The cache keeps its own copy of a token: the caller's memory may be reused.
+func TestTheCacheSharesNoMemoryWithTheCaller(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		v, _ := n.open(n.config())
+		request := "Bearer " + n.token(nil) + strings.Repeat(" ", 4000)
+		got, err := v.Verify(strings.TrimSpace(request[len("Bearer "):]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := v.Verify(n.token(nil))
+		if err != nil || again != got {
+			t.Errorf("the same token again: got other claims, %v", err)
+		}
+	})
+}

@@ -1,0 +1,59 @@
+package quash
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Claims are the claims of a token that a [Verifier] accepted. Verify returns
+// the same Claims for the same token to everyone: they must not be changed.
+type Claims struct {
+	Issuer   string    // iss
+	Subject  string    // sub
+	Client   string    // client_id
+	Session  string    // sid
+	ID       string    // jti
+	Audience []string  // aud, one member or more
+	IssuedAt time.Time // iat
+	Expires  time.Time // exp: from this moment on the token is dead
+	Revision uint64    // rev: head of the log when the token was issued
+
+	token    string
+	verifier *Verifier
+}
+
+// Decode stores the whole payload, private claims too, in the value that v
+// points to, as [json.Unmarshal] does. No object of the payload has two members
+// of one name; but json.Unmarshal, unlike claims, takes names that differ only
+// in case for the same field.
+func (c *Claims) Decode(v any) error {
+	_, rest, _ := strings.Cut(c.token, ".")
+	encoded, _, _ := strings.Cut(rest, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil || len(payload) == 0 {
+		return fmt.Errorf("decode the claims: %w: they are of no token", ErrInvalid)
+	}
+	if err := json.Unmarshal(payload, v); err != nil {
+		return fmt.Errorf("decode the claims: %w", err)
+	}
+	return nil
+}
+
+type contextKey struct{}
+
+// NewContext returns a context that carries the claims, as [Verifier.Protect]
+// gives to its handler. It is for those who call Verify themselves.
+func NewContext(ctx context.Context, c *Claims) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// FromContext returns the claims that ctx carries, and nil where it carries
+// none: outside of [Verifier.Protect] and [NewContext].
+func FromContext(ctx context.Context) *Claims {
+	c, _ := ctx.Value(contextKey{}).(*Claims)
+	return c
+}

@@ -1,0 +1,37 @@
+// Package quash verifies access tokens that can be revoked.
+//
+// A [Verifier] keeps the live revocations and the issuer's public keys in its
+// own memory, in step with a Quash node through one connection. Verifying
+// takes nothing but memory and processor time: no look-up over the network, no
+// database, no lock. When a call to the node that ends tokens has been answered
+// as confirmed, every running verifier refuses them.
+//
+//	v, err := quash.Open(ctx, quash.Config{URL: url, Key: key, Audience: "orders"})
+//	if err != nil {
+//		return err
+//	}
+//	defer v.Close(context.Background())
+//	mux.Handle("/orders", v.Protect(orders))
+//
+// Behind [Verifier.Protect] a handler finds the token's claims with
+// [FromContext]. What lives longer than a request, such as a WebSocket, lives
+// on a context of [NotifyContext], which ends when the token does.
+//
+// # Which tokens are accepted
+//
+// Access tokens as RFC 9068 profiles them, signed with ES256, Ed25519 or RS256
+// by a key that the node publishes, for this issuer and audience, within their
+// time, that no revocation kills. A token is killed by a revocation that names
+// one of its claims and came after the token was issued; claim rev says when
+// that was, as a position of the node's log, so that no clock takes part.
+//
+// # Errors
+//
+// [Verifier.Verify] returns errors that match one of five with errors.Is. The
+// first check that fails decides, in this order: form, key, signature, claims
+// (all [ErrInvalid]), expiry ([ErrExpired]), revocation ([ErrRevoked]), and last
+// whether the verifier may still rely on what it knows ([ErrStale]). So a
+// client that is told to keep its token and to come back has a token that is
+// worth keeping. A verifier without keys and revocations can tell nothing, and
+// answers [ErrNotReady].
+package quash

@@ -1,0 +1,21 @@
+package quash
+
+// CacheBytes returns what the verifier's cache counts, and what is really in
+// it: the sum over its entries, and how many they are.
+func CacheBytes(v *Verifier) (counted, sum int64, entries int) {
+	for i := range v.cache.slots {
+		if e := v.cache.slots[i].Load(); e != nil {
+			sum += e.bytes()
+			entries++
+		}
+	}
+	return v.cache.bytes.Load(), sum, entries
+}
+
+// Watches returns how many contexts of NotifyContext the verifier keeps, and
+// under how many keys.
+func Watches(v *Verifier) (watches, keys int) {
+	v.watches.mu.Lock()
+	defer v.watches.mu.Unlock()
+	return len(v.watches.all), len(v.watches.byKey)
+}

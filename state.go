@@ -1,0 +1,279 @@
+package quash
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/revset"
+)
+
+// clockLeeway is how far iat and nbf may lie in the future, and by how much
+// exp may exceed the longest lifetime: clocks differ. It never makes a token
+// live longer.
+const clockLeeway = time.Minute
+
+// kidClaim is the name under which a revocation names a signing key. It stands
+// for the header's kid; a claim of that name in the payload means nothing.
+const kidClaim = "kid"
+
+// state is what a verifier knows. But for the set it never changes: another
+// state takes its place, of another generation, and what was found out under
+// the former one holds no longer.
+type state struct {
+	generation uint64
+	set        *revset.Set
+	keys       *jws.KeySet
+	keysText   []byte // what keys was parsed from
+	names      []string
+	secret     []byte
+	issuer     string
+	audience   string
+	lifetime   time.Duration // the longest of the issuer's tokens
+}
+
+// same says whether o differs from st in nothing but its generation.
+func (st *state) same(o *state) bool {
+	return st.set == o.set && st.issuer == o.issuer && st.audience == o.audience && st.lifetime == o.lifetime &&
+		bytes.Equal(st.secret, o.secret) && bytes.Equal(st.keysText, o.keysText) && slices.Equal(st.names, o.names)
+}
+
+// scratch is the memory that verifying one token needs.
+type scratch struct {
+	token    jws.Token
+	members  []jws.Member
+	elements [][]byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// verify checks everything of a token that no revocation changes, but for
+// expiry, and returns what the cache keeps of it.
+func (st *state) verify(token string, now time.Time) (*entry, error) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if err := st.authenticate(s, token); err != nil {
+		return nil, err
+	}
+	e := &entry{generation: st.generation}
+	e.position.Store(nowhere)
+	if err := st.read(s, &e.claims); err != nil {
+		return nil, err
+	}
+	notBefore, err := notBefore(s.members)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.check(&e.claims, notBefore, now); err != nil {
+		return nil, err
+	}
+	if e.keys, err = st.revocationKeys(s); err != nil {
+		return nil, err
+	}
+	e.claims.token = strings.Clone(token)
+	e.expires = e.claims.Expires.UnixNano()
+	return e, nil
+}
+
+// authenticate proves that a key of the issuer signed the token as an access
+// token (RFC 9068, section 4).
+func (st *state) authenticate(s *scratch, token string) error {
+	if err := s.token.Parse(token); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	key, ok := st.keys.Key(s.token.Header.KeyID)
+	if !ok {
+		return invalid("the issuer has no key of that kid")
+	}
+	if err := key.Verify(&s.token); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	// Media types compare without regard to case, and may leave out
+	// "application/" (RFC 7515, section 4.1.9).
+	if typ := s.token.Header.Type; !strings.EqualFold(typ, "at+jwt") && !strings.EqualFold(typ, "application/at+jwt") {
+		return invalid("typ is not at+jwt")
+	}
+	members, err := jws.Members(s.members[:0], s.token.Payload)
+	s.members = members
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
+}
+
+// read takes the claims out of the payload. A claim that is missing is left
+// zero, which no check accepts but that of rev, seen here.
+func (st *state) read(s *scratch, c *Claims) error {
+	revision := false
+	for _, m := range s.members {
+		ok := true
+		switch m.Name {
+		case "iss":
+			c.Issuer, ok = st.known(m.Value)
+		case "sub":
+			c.Subject, ok = jws.String(m.Value)
+		case "client_id":
+			c.Client, ok = jws.String(m.Value)
+		case "sid":
+			c.Session, ok = jws.String(m.Value)
+		case "jti":
+			c.ID, ok = jws.String(m.Value)
+		case "aud":
+			c.Audience, ok = st.audiences(s, m.Value)
+		case "iat":
+			c.IssuedAt, ok = instant(m.Value)
+		case "exp":
+			c.Expires, ok = instant(m.Value)
+		case "rev":
+			c.Revision, ok = position(m.Value)
+			revision = ok
+		}
+		if !ok {
+			return invalid("claim " + m.Name + " is not of its type")
+		}
+	}
+	if !revision {
+		return invalid("claim rev is missing")
+	}
+	return nil
+}
+
+// check judges the claims of a token whose signature is good.
+func (st *state) check(c *Claims, notBefore, now time.Time) error {
+	latest := now.Add(clockLeeway)
+	switch {
+	case c.Issuer != st.issuer:
+		return invalid("iss is not the issuer")
+	case !slices.Contains(c.Audience, st.audience):
+		return invalid("aud does not contain the audience")
+	case c.Subject == "" || c.Client == "" || c.Session == "" || c.ID == "":
+		return invalid("one of sub, client_id, sid and jti is missing or empty")
+	case c.IssuedAt.IsZero() || c.IssuedAt.After(latest):
+		return invalid("iat is missing or in the future")
+	case notBefore.After(latest) || notBefore.After(c.Expires):
+		return invalid("nbf is in the future, or after exp")
+	case c.Expires.IsZero() || c.Expires.After(latest.Add(st.lifetime)):
+		return invalid("exp is missing, or further off than the longest lifetime")
+	}
+	return nil
+}
+
+// revocationKeys returns the keys of the revocations that would name the
+// token: one for each value of each claim that any record names.
+func (st *state) revocationKeys(s *scratch) ([]revset.Key, error) {
+	keys := make([]revset.Key, 0, len(st.names))
+	if _, ok := slices.BinarySearch(st.names, kidClaim); ok {
+		keys = append(keys, st.key(kidClaim, s.token.Header.KeyID))
+	}
+	for _, m := range s.members {
+		if _, ok := slices.BinarySearch(st.names, m.Name); !ok || m.Name == kidClaim {
+			continue
+		}
+		values, ok := jws.Elements(s.elements[:0], m.Value)
+		if s.elements = values; !ok {
+			s.elements = append(s.elements[:0], m.Value)
+		}
+		for _, value := range s.elements {
+			text, ok := jws.Text(value)
+			if !ok {
+				return nil, invalid("claim " + strconv.Quote(m.Name) + " is revocable and has a value that cannot be compared")
+			}
+			keys = append(keys, st.key(m.Name, text))
+		}
+	}
+	return keys, nil
+}
+
+func (st *state) key(claim, value string) revset.Key {
+	return revset.KeyOf(st.secret, st.issuer, claim, value)
+}
+
+// revoked says whether a record kills the token. It looks the keys up only
+// where the set has changed since they were last looked up in vain. The
+// position is loaded before the look-up: what is found is then true of that
+// position at least.
+func (st *state) revoked(e *entry) bool {
+	at := st.set.Position()
+	if e.position.Load() == at {
+		return false
+	}
+	for _, k := range e.keys {
+		if before, _, ok := st.set.Lookup(k); ok && e.claims.Revision < before {
+			return true
+		}
+	}
+	e.position.Store(at)
+	return false
+}
+
+// known returns a string, of the one copy that the state has where it is the
+// issuer or the audience, as in nearly every token.
+func (st *state) known(value []byte) (string, bool) {
+	if n := len(value) - 2; n > 0 && value[0] == '"' {
+		for _, s := range [...]string{st.issuer, st.audience} {
+			if s == string(value[1:n+1]) && !strings.ContainsAny(s, `"\`) {
+				return s, true
+			}
+		}
+	}
+	return jws.String(value)
+}
+
+// audiences reads aud: a string, or an array of strings (RFC 7519, section
+// 4.1.3).
+func (st *state) audiences(s *scratch, value []byte) ([]string, bool) {
+	elements, ok := jws.Elements(s.elements[:0], value)
+	if s.elements = elements; !ok {
+		s.elements = append(s.elements[:0], value)
+	}
+	list := make([]string, len(s.elements))
+	for i, element := range s.elements {
+		if list[i], ok = st.known(element); !ok {
+			return nil, false
+		}
+	}
+	return list, true
+}
+
+// notBefore returns nbf, and the zero time where the token has none.
+func notBefore(members []jws.Member) (time.Time, error) {
+	for _, m := range members {
+		if m.Name != "nbf" {
+			continue
+		}
+		t, ok := instant(m.Value)
+		if !ok {
+			return t, invalid("claim nbf is not of its type")
+		}
+		return t, nil
+	}
+	return time.Time{}, nil
+}
+
+func position(value []byte) (uint64, bool) {
+	n, ok := jws.Integer(value)
+	return uint64(n), ok && n >= 0 && uint64(n) < revset.MaxPosition
+}
+
+// instant reads a NumericDate (RFC 7519, section 2). A fraction is rounded to
+// what a double can tell apart, never up to the next second.
+func instant(value []byte) (time.Time, bool) {
+	seconds, fraction, ok := jws.NumericDate(value)
+	if !ok {
+		return time.Time{}, false
+	}
+	nanos := int64(0)
+	if fraction {
+		f, err := strconv.ParseFloat(string(value), 64)
+		if err != nil {
+			return time.Time{}, false
+		}
+		nanos = min(int64((f-float64(seconds))*1e9), 999_999_999)
+	}
+	return time.Unix(seconds, max(nanos, 0)).UTC(), true
+}
