@@ -1,0 +1,274 @@
+package client
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// LoginRequest is the body of POST /v1/login.
+type LoginRequest struct {
+	Name     string `json:"name"`
+	Password string `json:"password"`
+	Client   string `json:"client,omitempty"` // client_id of the tokens; empty: the server's default
+	Device   string `json:"device,omitempty"` // in the user's words, for the list of sessions; at most 128 characters
+}
+
+// Tokens is what a login, a refresh or an opened session gives.
+type Tokens struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"` // "Bearer"
+	ExpiresIn    int64  `json:"expires_in"` // seconds until the access token ends
+	RefreshToken string `json:"refresh_token"`
+	Session      string `json:"session"`
+	Subject      string `json:"subject"`
+}
+
+// RefreshRequest is the body of POST /v1/refresh, and, where it is not by an
+// access token, of POST /v1/logout.
+type RefreshRequest struct {
+	RefreshToken string `json:"refresh_token"`
+}
+
+// PasswordChange is the body of POST /v1/password.
+type PasswordChange struct {
+	RefreshToken string `json:"refresh_token"` // of the session that goes on
+	OldPassword  string `json:"old_password"`
+	NewPassword  string `json:"new_password"`
+}
+
+// PasswordChanged answers a [PasswordChange]: the new tokens of the session
+// that goes on, and what the change ended.
+type PasswordChanged struct {
+	Tokens
+	Effect Effect `json:"effect"`
+}
+
+// Effect is what a change ended, or with DryRun would end.
+type Effect struct {
+	Event     string  `json:"event"`    // as the audit names it
+	Position  uint64  `json:"position"` // of the last revocation; 0 where none was needed
+	Sessions  int     `json:"sessions"` // ended
+	Tokens    int     `json:"tokens"`   // access tokens that had not expired and are dead now
+	DryRun    bool    `json:"dry_run"`
+	Verifiers Applied `json:"verifiers"` // at the moment of the answer
+}
+
+// Applied is what this node knows of who has applied a position.
+type Applied struct {
+	Connected int `json:"connected"` // verifiers with a connection to the node
+	Applied   int `json:"applied"`   // those of them that refuse what the position revoked
+}
+
+// Account is a subject.
+type Account struct {
+	Subject     string          `json:"subject"`        // sub of its tokens
+	Name        string          `json:"name,omitempty"` // what it logs in with; empty where an application keeps the password
+	HasPassword bool            `json:"has_password"`   // whether it can log in with one
+	Claims      json.RawMessage `json:"claims"`         // a JSON object that goes into its tokens
+	Deactivated bool            `json:"deactivated"`
+	Created     time.Time       `json:"created"`
+	Changed     time.Time       `json:"changed"`
+}
+
+// NewAccount is the body of POST /v1/admin/accounts. Every member may be left
+// out.
+type NewAccount struct {
+	Subject  string          `json:"subject,omitempty"`  // 1 to 128 visible ASCII characters; empty: one is made up
+	Name     string          `json:"name,omitempty"`     // what it logs in with
+	Password string          `json:"password,omitempty"` // needs a name
+	Claims   json.RawMessage `json:"claims,omitempty"`   // a JSON object, at most 4 KiB
+}
+
+// ClaimsRequest is the body of PUT /v1/admin/accounts/{subject}/claims.
+type ClaimsRequest struct {
+	Claims json.RawMessage `json:"claims"` // a JSON object, at most 4 KiB
+}
+
+// PasswordRequest is the body of PUT /v1/admin/accounts/{subject}/password.
+type PasswordRequest struct {
+	Password string `json:"password"`
+}
+
+// Session is one login on one device.
+type Session struct {
+	ID       string    `json:"id"` // sid of its tokens
+	Subject  string    `json:"subject"`
+	Client   string    `json:"client"`
+	Device   string    `json:"device,omitempty"`
+	Address  string    `json:"address,omitempty"` // where it was last used from
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"last_used"`
+	Expires  time.Time `json:"expires"` // whatever happens
+	Current  bool      `json:"current"` // the one that asks
+}
+
+// Device is the body of POST /v1/admin/accounts/{subject}/sessions. Every
+// member may be left out.
+type Device struct {
+	Client  string `json:"client,omitempty"`  // client_id of the tokens; empty: the server's default
+	Device  string `json:"device,omitempty"`  // in the user's words; at most 128 characters
+	Address string `json:"address,omitempty"` // the user's IP address
+}
+
+// RevokeRequest is the body of POST /v1/admin/revocations.
+type RevokeRequest struct {
+	Claim       string `json:"claim"`                  // such as sub, sid, jti, client_id, kid, or one of the accounts'
+	Value       string `json:"value"`                  // 1 to 512 octets
+	Reason      string `json:"reason,omitempty"`       // for the log and the audit; at most 256 characters
+	EndSessions bool   `json:"end_sessions,omitempty"` // sessions whose tokens match end too
+	DryRun      bool   `json:"-"`                      // query parameter dry_run
+}
+
+// Change says why a change is made, and whether it is made: the query
+// parameters reason and dry_run.
+type Change struct {
+	Reason string // for the log and the audit; at most 256 characters
+	DryRun bool   // answer what would happen, and change nothing
+}
+
+// Page is a part of a list.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"` // where the next page begins; empty on the last
+}
+
+// Revocation is one record of the log with its evidence.
+type Revocation struct {
+	Position uint64    `json:"position"`
+	Issuer   string    `json:"issuer"`
+	Claim    string    `json:"claim"`
+	Value    string    `json:"value"`
+	Before   uint64    `json:"before,omitempty"` // kills tokens whose rev is below; left out where Forever
+	Forever  bool      `json:"forever"`          // kills whatever rev says
+	Time     time.Time `json:"time"`
+	Event    string    `json:"event"`
+	Actor    string    `json:"actor"` // who made it
+	Reason   string    `json:"reason,omitempty"`
+	Forget   time.Time `json:"forget,omitzero"` // when verifiers may forget it; left out where never
+	Digest   string    `json:"digest"`          // of the log's chain up to here, in hexadecimal
+}
+
+// RevocationQuery selects revocations, in the order of the log.
+type RevocationQuery struct {
+	After uint64        // positions above
+	Limit int           // 1 to 1000; 0: 100
+	Wait  time.Duration // how long to wait, to the second, for one if there is none; at most a minute
+}
+
+// AuditEntry says what happened, once.
+type AuditEntry struct {
+	ID       uint64          `json:"id"`
+	Time     time.Time       `json:"time"`
+	Event    string          `json:"event"`
+	Actor    string          `json:"actor"`             // "user", "system", or "admin:" and the name of the API key
+	Address  string          `json:"address,omitempty"` // from where
+	Subject  string          `json:"subject,omitempty"`
+	Session  string          `json:"session,omitempty"`
+	Position uint64          `json:"position,omitempty"` // of the last revocation that it made
+	Reason   string          `json:"reason,omitempty"`
+	Detail   json.RawMessage `json:"detail,omitempty"` // an object
+}
+
+// AuditQuery selects audit entries, newest first. Zero fields do not restrict.
+type AuditQuery struct {
+	Before  uint64 // ids below
+	Subject string
+	Event   string
+	Limit   int // 1 to 1000; 0: 100
+}
+
+// ExplainRequest is the body of POST /v1/admin/explain.
+type ExplainRequest struct {
+	Token string `json:"token"` // an access token
+}
+
+// Explanation says what becomes of an access token, and why.
+type Explanation struct {
+	Verdict     string          `json:"verdict"`          // accepted, invalid, expired, revoked, stale, not_ready, or unknown where the server verifies no tokens
+	Check       string          `json:"check,omitempty"`  // the check that failed
+	Position    uint64          `json:"position"`         // up to which the log was applied when it was checked
+	Claims      json.RawMessage `json:"claims,omitempty"` // of the token, believed or not
+	Revocations []Revocation    `json:"revocations"`      // that kill it, at most ten, in the order of the log
+}
+
+// Mark is a position of the log and the digest of its chain there.
+type Mark struct {
+	Position uint64 `json:"position"`
+	Digest   string `json:"digest"` // in hexadecimal
+}
+
+// Log says what the log is and where it ends.
+type Log struct {
+	ID          string   `json:"id"`
+	Epoch       uint64   `json:"epoch"`
+	Head        Mark     `json:"head"`
+	Pruned      Mark     `json:"pruned"`       // up to here records may have left the live log
+	MaxLifetime int64    `json:"max_lifetime"` // seconds: the longest of access tokens ever in force
+	Claims      []string `json:"claims"`       // names that any record names
+	Live        int      `json:"live"`         // revocations in force
+}
+
+// LogReport answers POST /v1/admin/log/verify.
+type LogReport struct {
+	Head    Mark      `json:"head"`            // where the log said that it ends
+	Checked uint64    `json:"checked"`         // records that stand as they were sealed, from the first on
+	Whole   bool      `json:"whole"`           // the chain holds from the first record to the head
+	Break   *LogBreak `json:"break,omitempty"` // the first place where it does not
+}
+
+// LogBreak is where a log contradicts its own chain.
+type LogBreak struct {
+	Position uint64 `json:"position"`
+	Flaw     string `json:"flaw"`            // changed, missing, reordered or inserted
+	Found    uint64 `json:"found,omitempty"` // where the record that belongs here stands, if it was reordered
+}
+
+// Verifier is a verifier connected to the node.
+type Verifier struct {
+	Process   string    `json:"process"` // random id of its process
+	Name      string    `json:"name"`
+	Key       string    `json:"key"` // id of the API key that it presented
+	Address   string    `json:"address"`
+	Since     time.Time `json:"since"`
+	LastHeard time.Time `json:"last_heard"`
+	Applied   uint64    `json:"applied"` // position that it has confirmed
+	Sent      uint64    `json:"sent"`    // position that it was sent
+	Lag       uint64    `json:"lag"`     // how far Applied is behind the node's head
+}
+
+// Key is an API key. Its secret is not kept.
+type Key struct {
+	ID            string    `json:"id"`
+	Name          string    `json:"name"`
+	Scopes        []string  `json:"scopes"`
+	Created       time.Time `json:"created"`
+	LastUsed      time.Time `json:"last_used,omitzero"`      // to the minute
+	PreviousUntil time.Time `json:"previous_until,omitzero"` // when the secret before this one ends
+}
+
+// NewKey is the body of POST /v1/admin/keys.
+type NewKey struct {
+	Name   string   `json:"name"`   // 1 to 64 characters
+	Scopes []string `json:"scopes"` // of revoke, sessions, accounts, audit, keys; or feed alone, for verifiers
+}
+
+// NewSecret is an API key with its secret, which is shown this once.
+type NewSecret struct {
+	Key
+	Secret string `json:"secret"`
+}
+
+// ReplaceKey is the body of POST /v1/admin/keys/{id}/replace.
+type ReplaceKey struct {
+	OverlapSeconds int64 `json:"overlap_seconds"` // how long the old secret works on; at most 30 days
+}
+
+// SigningKey is a key that access tokens are signed with.
+type SigningKey struct {
+	ID        string          `json:"id"` // kid: its RFC 7638 thumbprint
+	Algorithm string          `json:"algorithm"`
+	Public    json.RawMessage `json:"public"` // JSON Web Key
+	Created   time.Time       `json:"created"`
+	Retired   time.Time       `json:"retired,omitzero"` // when it stopped signing
+	Withdrawn bool            `json:"withdrawn"`        // compromised, and published no more
+}

@@ -1,0 +1,126 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/throttled/throttled/v2"
+	"github.com/throttled/throttled/v2/store/memstore"
+
+	"github.com/quashdev/quash"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/revlog"
+)
+
+// MaxHeader is what a server that serves an [API] should set as its
+// MaxHeaderBytes; net/http answers more with 431.
+const MaxHeader = 16 << 10
+
+// Config is what an [API] is made from. Zero fields but the first two take
+// the defaults.
+type Config struct {
+	Issuer *issuer.Issuer // required
+	Log    *revlog.Log    // required
+	// Logger receives one record a request. Default: none.
+	Logger *slog.Logger
+	// TrustedProxies are those whose X-Forwarded-For is believed. Default:
+	// nobody's, and a request comes from where its connection does.
+	TrustedProxies []netip.Prefix
+	// Registry receives the collectors and is what /metrics shows. Default:
+	// one with nothing else in it.
+	Registry *prometheus.Registry
+	// RequestsPerSecond is how many requests one address may make to the
+	// public listener, four seconds' worth at once; an address is a /64 of
+	// IPv6. Logins are limited besides, by the issuer. Default 50.
+	RequestsPerSecond int
+}
+
+// API is the HTTP surface. Its methods, and the handlers that they return, may
+// be called concurrently.
+type API struct {
+	issuer   *issuer.Issuer
+	log      *revlog.Log
+	logger   *slog.Logger
+	trusted  []netip.Prefix
+	limit    *throttled.GCRARateLimiterCtx
+	registry *prometheus.Registry
+	requests *prometheus.HistogramVec
+	verifier atomic.Pointer[quash.Verifier] // of the public listener, once there is one
+}
+
+// rememberedAddresses bounds the memory of the limit by address.
+const rememberedAddresses = 1 << 16
+
+// New returns an API.
+func New(c Config) (*API, error) {
+	if c.Issuer == nil || c.Log == nil {
+		return nil, errors.New("api: want an issuer and a log")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
+	if c.RequestsPerSecond == 0 {
+		c.RequestsPerSecond = 50
+	}
+	if c.RequestsPerSecond < 0 {
+		return nil, fmt.Errorf("api: requests per second: want 1 or more, got %d", c.RequestsPerSecond)
+	}
+	store, err := memstore.NewCtx(rememberedAddresses)
+	if err != nil {
+		return nil, fmt.Errorf("api: limit requests: %w", err)
+	}
+	quota := throttled.RateQuota{MaxRate: throttled.PerSec(c.RequestsPerSecond), MaxBurst: 4*c.RequestsPerSecond - 1}
+	limit, err := throttled.NewGCRARateLimiterCtx(store, quota)
+	if err != nil {
+		return nil, fmt.Errorf("api: limit requests: %w", err)
+	}
+	a := &API{
+		issuer: c.Issuer, log: c.Log, logger: c.Logger, trusted: c.TrustedProxies,
+		limit: limit, registry: c.Registry, requests: newHistogram(),
+	}
+	for _, collector := range []prometheus.Collector{a.requests, collector{a}} {
+		if err := c.Registry.Register(collector); err != nil {
+			return nil, fmt.Errorf("api: register metrics: %w", err)
+		}
+	}
+	return a, nil
+}
+
+// Private returns the handler of the private listener.
+func (a *API) Private() http.Handler { return a.mux(privateRoutes, false) }
+
+// Public returns the handler of the public listener, whose access tokens v
+// verifies. It may be called once.
+func (a *API) Public(v *quash.Verifier) http.Handler {
+	a.verifier.Store(v)
+	return a.mux(publicRoutes, true)
+}
+
+// Ready returns nil where requests can be served: the log has been read, the
+// store answers, and the verifier of the public listener, if there is one,
+// accepts tokens.
+func (a *API) Ready(ctx context.Context) error {
+	select {
+	case <-a.log.Ready():
+	default:
+		return errors.New("the log has not been read yet")
+	}
+	if _, err := a.issuer.Log(ctx); err != nil {
+		return fmt.Errorf("read the log: %w", err)
+	}
+	if v := a.verifier.Load(); v != nil {
+		if s := v.Status(); !s.Ready || s.Stale != "" {
+			return fmt.Errorf("the verifier accepts no tokens: %s", s.Stale)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/revset"
+)
+
+// list returns a whole list as one page.
+func list[From, To any](all []From, show func(From) To) client.Page[To] {
+	shown := client.Page[To]{Items: make([]To, len(all))}
+	for i, one := range all {
+		shown.Items[i] = show(one)
+	}
+	return shown
+}
+
+// page returns a part of a list; a full one says where the next begins.
+func page[From, To any](all []From, limit int, show func(From) To, place func(From) string) client.Page[To] {
+	shown := list(all, show)
+	if len(all) == limit {
+		shown.Next = place(all[limit-1])
+	}
+	return shown
+}
+
+func tokens(g issuer.Grant) client.Tokens {
+	return client.Tokens{
+		AccessToken: g.AccessToken, TokenType: "Bearer", ExpiresIn: int64(g.ExpiresIn / time.Second),
+		RefreshToken: g.RefreshToken, Session: g.Session, Subject: g.Subject,
+	}
+}
+
+// effect says what a change did, and who is known to have applied it.
+func (a *API) effect(e issuer.Effect) client.Effect {
+	applied, connected := a.log.Applied(e.Position)
+	return client.Effect{
+		Event: e.Event, Position: e.Position, Sessions: e.Sessions, Tokens: e.Tokens, DryRun: e.DryRun,
+		Verifiers: client.Applied{Connected: connected, Applied: applied},
+	}
+}
+
+func account(a issuer.Account) client.Account {
+	return client.Account{
+		Subject: a.Subject, Name: a.Name, HasPassword: a.Password != "", Claims: a.Claims,
+		Deactivated: a.Deactivated, Created: a.Created, Changed: a.Changed,
+	}
+}
+
+func session(s issuer.Session) client.Session {
+	return client.Session{
+		ID: s.ID, Subject: s.Subject, Client: s.Client, Device: s.Device, Address: s.Address,
+		Created: s.Created, LastUsed: s.LastUsed, Expires: s.Expires,
+	}
+}
+
+func revocation(r issuer.Revocation) client.Revocation {
+	shown := client.Revocation{
+		Position: r.Position, Issuer: r.Issuer, Claim: r.Claim, Value: r.Value, Before: r.Before,
+		Time: r.Time, Event: r.Event, Actor: r.Actor, Reason: r.Reason, Digest: r.Digest.String(),
+	}
+	if r.Before == revset.Forever {
+		shown.Before, shown.Forever = 0, true
+	}
+	if r.Forget != revset.NeverForget {
+		shown.Forget = time.Unix(int64(r.Forget), 0).UTC()
+	}
+	return shown
+}
+
+func auditEntry(e issuer.AuditEntry) client.AuditEntry {
+	return client.AuditEntry{
+		ID: e.ID, Time: e.Time, Event: e.Event, Actor: e.Actor, Address: e.Address, Subject: e.Subject, Session: e.Session,
+		Position: e.Position, Reason: e.Reason, Detail: e.Detail,
+	}
+}
+
+func key(k issuer.APIKey) client.Key {
+	shown := client.Key{ID: k.ID, Name: k.Name, Created: k.Created, LastUsed: k.LastUsed, PreviousUntil: k.PreviousUntil}
+	for _, s := range k.Scopes {
+		shown.Scopes = append(shown.Scopes, string(s))
+	}
+	return shown
+}
+
+func signingKey(k issuer.SigningKey) client.SigningKey {
+	return client.SigningKey{
+		ID: k.ID, Algorithm: k.Algorithm, Public: json.RawMessage(k.Public),
+		Created: k.Created, Retired: k.Retired, Withdrawn: k.Withdrawn,
+	}
+}

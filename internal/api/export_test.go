@@ -1,0 +1,38 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/quashdev/quash/client"
+)
+
+// Route is a row of the tables of routes.
+type Route struct {
+	Method, Path, Scope string
+	User, Body, Public  bool
+	Query               []string
+}
+
+// Routes returns every route; those of both listeners are there twice.
+func Routes() []Route {
+	var all []Route
+	add := func(routes []route, public bool) {
+		for _, rt := range routes {
+			all = append(all, Route{rt.method, rt.path, string(rt.scope), rt.user, rt.body, public, rt.query})
+		}
+	}
+	add(publicRoutes, true)
+	add(privateRoutes, false)
+	return all
+}
+
+// StatusOf shows how a code is answered.
+func StatusOf(code client.Code) int {
+	status, _ := statusOf(code)
+	return status
+}
+
+// Broken returns a handler with one route, which panics.
+func (a *API) Broken(value any) http.Handler {
+	return a.mux([]route{{method: "GET", path: "/broken", do: func(*API, *call) error { panic(value) }}}, false)
+}

@@ -1,0 +1,70 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/internal/issuer"
+)
+
+func (a *API) keys(c *call) error {
+	all, err := a.issuer.APIKeys(c.r.Context())
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, list(all, key))
+}
+
+func (a *API) createKey(c *call) error {
+	body, err := decode[client.NewKey](c)
+	if err != nil {
+		return err
+	}
+	scopes := make([]issuer.Scope, len(body.Scopes))
+	for i, s := range body.Scopes {
+		scopes[i] = issuer.Scope(s)
+	}
+	made, secret, err := a.issuer.CreateAPIKey(c.r.Context(), c.actor, body.Name, scopes)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusCreated, client.NewSecret{Key: key(made), Secret: secret})
+}
+
+func (a *API) deleteKey(c *call) error {
+	id := c.r.PathValue("id")
+	if err := a.issuer.DeleteAPIKey(c.r.Context(), c.actor, id); err != nil {
+		return err
+	}
+	
+	c.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// maxOverlap is more than the issuer allows, and less than a Duration holds.
+const maxOverlap = 365 * 24 * 60 * 60
+
+func (a *API) replaceKey(c *call) error {
+	body, err := decode[client.ReplaceKey](c)
+	if err != nil {
+		return err
+	}
+	overlap := time.Duration(min(max(body.OverlapSeconds, -1), maxOverlap)) * time.Second
+	made, secret, err := a.issuer.ReplaceAPIKey(c.r.Context(), c.actor, c.r.PathValue("id"), overlap)
+	if err != nil {
+		return err
+	}
+	// Connections that the old secret opened end with it; those of the new
+	// one come back. After a restart there are none of before.
+	time.AfterFunc(overlap, func() { a.log.KeyReplaced(made.ID) })
+	return c.reply(http.StatusOK, client.NewSecret{Key: key(made), Secret: secret})
+}
+
+func (a *API) signingKeys(c *call) error {
+	all, err := a.issuer.SigningKeys(c.r.Context())
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, list(all, signingKey))
+}
