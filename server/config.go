@@ -52,6 +52,11 @@ type Config struct {
 	// Default 10 million, about 300 MB.
 	MaxRevocations int
 
+	// RequestsPerSecond is how many one address may make to the public
+	// listener, four seconds' worth at once. Default 50. Raise it where a
+	// backend of yours makes the requests of many users.
+	RequestsPerSecond int
+
 	// TrustedProxies may say in X-Forwarded-For where a request came from.
 	// Default: nobody may.
 	TrustedProxies []netip.Prefix
@@ -67,36 +72,47 @@ type Config struct {
 
 const defaultData = "quash-data"
 
-// complete fills in what depends on other fields and names every mistake.
-func (c *Config) complete() error {
-	if c.Data == "" {
-		c.Data = defaultData
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	var errs []error
-	for name, address := range map[string]string{"public": c.Public, "private": c.Private} {
-		if address == "" {
-			continue
-		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			errs = append(errs, fmt.Errorf("%s address %q: want host:port, such as 127.0.0.1:8080: %w", name, address, err))
-		}
-	}
+// Validate names every mistake in c. It reads and writes nothing. [Open] begins
+// with it.
+func (c Config) Validate() error {
+	c.complete()
+	errs := []error{checkAddress("public", c.Public), checkAddress("private", c.Private)}
 	if c.Public != "" && c.Public == c.Private {
 		errs = append(errs, errors.New("public and private address: want two different ones"))
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("TLS: want both a certificate and a key, or neither"))
 	}
+	if c.RequestsPerSecond < 0 {
+		errs = append(errs, fmt.Errorf("requests per second: want 1 or more, got %d", c.RequestsPerSecond))
+	}
+	issuing := c.issuing(nil)
+	issuing.Secret = make([]byte, 32) // the true one may not have been made yet
+	_, err := issuer.New(issuing, nil)
+	return errors.Join(append(errs, err)...)
+}
+
+func checkAddress(name, address string) error {
+	if address == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("%s address %q: want host:port, such as 127.0.0.1:8080: %w", name, address, err)
+	}
+	return nil
+}
+
+// complete fills in what depends on other fields.
+func (c *Config) complete() {
+	if c.Data == "" {
+		c.Data = defaultData
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
 	if c.Issuer == "" && c.Public != "" {
 		c.Issuer = c.scheme() + "://" + c.Public
 	}
-	if c.Issuer == "" {
-		errs = append(errs, errors.New("issuer: want the URL that clients reach the server at"))
-	}
-	return errors.Join(errs...)
 }
 
 func (c *Config) scheme() string {

@@ -43,7 +43,6 @@ type Server struct {
 	store    issuer.Store
 	issuer   *issuer.Issuer
 	log      *revlog.Log
-	api      *api.API
 	memory   *memoryListener
 	feed     *http.Server // for verifiers in this process
 	own      *quash.Verifier
@@ -63,15 +62,10 @@ type Server struct {
 // [Server.Run] does. Ctx bounds the opening only. The caller must call Run or
 // [Server.Close].
 func Open(ctx context.Context, cfg Config) (*Server, error) {
-	if err := cfg.complete(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	// The issuer's part is checked before anything is written.
-	probe := cfg.issuing(nil)
-	probe.Secret = make([]byte, 32)
-	if _, err := issuer.New(probe, nil); err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
+	cfg.complete()
 	s := &Server{cfg: cfg, memory: newMemoryListener()}
 	if cfg.TLSCert != "" {
 		var err error
@@ -114,11 +108,14 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.own, err = s.Verifier(ctx, s.firstAudience()); err != nil {
 		return err
 	}
-	s.api = api.New(api.Config{
-		Issuer: s.issuer, Log: s.log, Store: s.store, Verifier: s.own,
-		TrustedProxies: s.cfg.TrustedProxies, Logger: s.cfg.Logger,
+	surface, err := api.New(api.Config{
+		Issuer: s.issuer, Log: s.log, Logger: s.cfg.Logger,
+		TrustedProxies: s.cfg.TrustedProxies, RequestsPerSecond: s.cfg.RequestsPerSecond,
 	})
-	s.public, s.private = s.api.Public(), s.api.Private()
+	if err != nil {
+		return err
+	}
+	s.public, s.private = surface.Public(s.own), surface.Private()
 	return nil
 }
 
@@ -236,10 +233,7 @@ func (s *Server) listen(address string) (net.Listener, error) {
 	return listener, nil
 }
 
-const (
-	headerBytes = 16 << 10
-	drainTime   = 10 * time.Second
-)
+const drainTime = 10 * time.Second
 
 func newWeb(h http.Handler) *http.Server {
 	return &http.Server{
@@ -248,7 +242,7 @@ func newWeb(h http.Handler) *http.Server {
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      90 * time.Second, // longer than the longest poll
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    headerBytes,
+		MaxHeaderBytes:    api.MaxHeader,
 	}
 }
 

@@ -1,0 +1,196 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quashdev/quash"
+	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/server"
+)
+
+// childConfig names the environment variable with which the test binary runs
+// as a server of its own, to be killed.
+const childConfig = "QUASH_TEST_SERVER"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childConfig); text != "" {
+		os.Exit(serveAsChild(text))
+	}
+	os.Exit(m.Run())
+}
+
+func serveAsChild(text string) int {
+	var cfg server.Config
+	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	srv, err := server.Open(context.Background(), cfg)
+	if err == nil {
+		err = srv.Run(context.Background())
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// child is a server in a process of its own.
+type child struct {
+	*running
+	process *os.Process
+	ended   chan struct{}
+}
+
+func startChild(t *testing.T, cfg server.Config) *child {
+	t.Helper()
+	text, err := json.Marshal(server.Config{Data: cfg.Data, Public: cfg.Public, Private: cfg.Private, RequestsPerSecond: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childConfig+"="+string(text))
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := &child{running: &running{cfg: cfg}, process: cmd.Process, ended: make(chan struct{})}
+	go func() {
+		defer close(c.ended)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(c.kill)
+	wait(t, newClient(t, cfg.Private, ""))
+	private := newClient(t, cfg.Private, readFile(t, cfg.Data+"/admin.key"))
+	c.admin, c.user = private.Admin(), newClient(t, cfg.Public, "")
+	return c
+}
+
+// kill ends the process without a chance to do anything more.
+func (c *child) kill() {
+	_ = c.process.Kill()
+	<-c.ended
+}
+
+// TestNoVerifierForgets kills the server under load and starts it again, a few
+// times. No verifier ever accepts a token after it has refused it, or after
+// it has applied its revocation, and whatever was answered with success is
+// refused by all in the end, those that start later too.
+func TestNoVerifierForgets(t *testing.T) {
+	cfg := config(t)
+	c := startChild(t, cfg)
+	verifiers := []*quash.Verifier{c.verifier(t), c.verifier(t), c.verifier(t)}
+	for range 3 {
+		if _, err := c.admin.CreateAccount(t.Context(), client.NewAccount{Subject: newSubject()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var dead, verified atomic.Int64
+	var tokens tokenList
+	watching, done := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for _, v := range verifiers {
+		group.Go(func() {
+			for watching.Err() == nil {
+				for _, d := range tokens.all() {
+					verified.Add(1)
+					if _, err := v.Verify(d.token); err == nil && v.Status().Position >= d.position {
+						if _, err := v.Verify(d.token); err == nil {
+							t.Errorf("a verifier at %d accepts a token that %d revoked", v.Status().Position, d.position)
+							return
+						}
+					}
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	for round := range 3 {
+		var load sync.WaitGroup
+		for range 4 {
+			load.Go(func() {
+				for revokeOne(t, c, &tokens) == nil {
+					dead.Add(1)
+				}
+			})
+		}
+		time.Sleep(time.Duration(150+100*round) * time.Millisecond)
+		c.kill()
+		load.Wait()
+		c = startChild(t, cfg)
+	}
+	last := c.verifier(t)
+	log, err := c.admin.Log(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, log.Head.Position, append(verifiers, last)...)
+	for _, d := range tokens.all() {
+		for _, v := range append(verifiers, last) {
+			revoked(t, v, d.token)
+		}
+	}
+	done()
+	group.Wait()
+	if report, err := c.admin.VerifyLog(t.Context()); err != nil || !report.Whole {
+		t.Errorf("the chain: %+v, %v", report, err)
+	}
+	if dead.Load() == 0 {
+		t.Error("nothing was revoked")
+	}
+	t.Logf("%d revokes answered, %d verifies of dead tokens, 3 kills", dead.Load(), verified.Load())
+}
+
+// revokeOne opens a session and ends it. What it notes was answered with success.
+func revokeOne(t *testing.T, c *child, tokens *tokenList) error {
+	accounts, err := c.admin.Accounts(t.Context(), "", 1)
+	if err != nil {
+		return err
+	}
+	grant, err := c.admin.OpenSession(t.Context(), accounts.Items[0].Subject, client.Device{})
+	if err != nil {
+		return err
+	}
+	out, err := c.user.Logout(t.Context(), grant.RefreshToken)
+	if err != nil {
+		return err
+	}
+	if out.Position == 0 {
+		return errors.New("the logout ended nothing")
+	}
+	tokens.add(deadToken{grant.AccessToken, out.Position})
+	return nil
+}
+
+type deadToken struct {
+	token    string
+	position uint64
+}
+
+type tokenList struct {
+	mu   sync.Mutex
+	list []deadToken
+}
+
+func (l *tokenList) add(d deadToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, d)
+}
+
+func (l *tokenList) all() []deadToken {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.list[:len(l.list):len(l.list)]
+}
+
+var subjects atomic.Int64
+
+func newSubject() string { return fmt.Sprintf("u_%d", subjects.Add(1)) }

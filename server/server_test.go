@@ -1,0 +1,377 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quashdev/quash"
+	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/server"
+)
+
+const password = "the analytical engine"
+
+// running is a server that listens on loopback, and clients of it.
+type running struct {
+	*server.Server
+	cfg   server.Config
+	admin client.Admin
+	user  *client.Client
+	stop  func() error
+}
+
+// config returns a configuration with free ports and a data directory.
+func config(t *testing.T) server.Config {
+	t.Helper()
+	return server.Config{
+		Data:   filepath.Join(t.TempDir(), "data"),
+		Public: freeAddress(t), Private: freeAddress(t),
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start opens and runs a server until the test ends or stop is called.
+func start(t *testing.T, cfg server.Config) *running {
+	t.Helper()
+	srv, err := server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(ctx) }()
+	r := &running{Server: srv, cfg: cfg}
+	var once error
+	stopped := false
+	r.stop = func() error {
+		if !stopped {
+			stopped = true
+			cancel()
+			once = <-ended
+		}
+		return once
+	}
+	t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	key := srv.AdminKey()
+	if key == "" {
+		key = readFile(t, srv.AdminKeyFile())
+	}
+	private := newClient(t, cfg.Private, key)
+	r.admin, r.user = private.Admin(), newClient(t, cfg.Public, "")
+	wait(t, private)
+	return r
+}
+
+func newClient(t *testing.T, address, key string) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Config{URL: "http://" + address, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func wait(t *testing.T, c *client.Client) {
+	t.Helper()
+	for c.Ready(t.Context()) != nil {
+		if t.Context().Err() != nil {
+			t.Fatal("the server did not become ready")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// verifier opens a verifier in the way that a service does.
+func (r *running) verifier(t *testing.T) *quash.Verifier {
+	t.Helper()
+	secret, err := r.admin.CreateKey(t.Context(), client.NewKey{Name: t.Name() + fmt.Sprint(time.Now().UnixNano()), Scopes: []string{"feed"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := quash.Open(t.Context(), quash.Config{URL: "http://" + r.cfg.Private, Key: secret.Secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = v.Close(context.Background()) })
+	return v
+}
+
+func (r *running) account(t *testing.T, name string) client.Account {
+	t.Helper()
+	a, err := r.admin.CreateAccount(t.Context(), client.NewAccount{Name: name, Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (r *running) login(t *testing.T, name string) client.Tokens {
+	t.Helper()
+	tokens, err := r.user.Login(t.Context(), client.LoginRequest{Name: name, Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+// settle waits until verifiers have applied a position.
+func settle(t *testing.T, position uint64, verifiers ...*quash.Verifier) {
+	t.Helper()
+	for _, v := range verifiers {
+		for v.Status().Position < position {
+			if t.Context().Err() != nil {
+				t.Fatalf("a verifier stayed at %d, want %d", v.Status().Position, position)
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+}
+
+func accepted(t *testing.T, v *quash.Verifier, token string) {
+	t.Helper()
+	if _, err := v.Verify(token); err != nil {
+		t.Errorf("a live token is refused: %v", err)
+	}
+}
+
+func revoked(t *testing.T, v *quash.Verifier, token string) {
+	t.Helper()
+	if _, err := v.Verify(token); !errors.Is(err, quash.ErrRevoked) {
+		t.Errorf("a dead token: got %v, want ErrRevoked", err)
+	}
+}
+
+// TestLogoutIsTrue is the main job: login, verify, revoke, refused, at every
+// service, and nothing else ends.
+func TestLogoutIsTrue(t *testing.T) {
+	r := start(t, config(t))
+	orders, billing := r.verifier(t), r.verifier(t)
+	r.account(t, "ada")
+	phone, laptop := r.login(t, "ada"), r.login(t, "ada")
+	for _, v := range []*quash.Verifier{orders, billing} {
+		accepted(t, v, phone.AccessToken)
+		accepted(t, v, laptop.AccessToken)
+	}
+	out, err := r.user.Logout(t.Context(), phone.RefreshToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Sessions != 1 || out.Tokens != 1 || out.Verifiers.Connected != 3 {
+		t.Errorf("the logout answered %+v, want one session, one token and three verifiers, the server's own among them", out)
+	}
+	settle(t, out.Position, orders, billing)
+	for _, v := range []*quash.Verifier{orders, billing} {
+		revoked(t, v, phone.AccessToken)
+		accepted(t, v, laptop.AccessToken)
+	}
+	if _, err := r.user.Refresh(t.Context(), phone.RefreshToken, ""); !isCode(err, client.CodeGrant) {
+		t.Errorf("refresh after the logout: got %v, want %s", err, client.CodeGrant)
+	}
+}
+
+func isCode(err error, code client.Code) bool {
+	var p *client.Problem
+	return errors.As(err, &p) && p.Code == code
+}
+
+// TestP6ExactWithinTheSecond issues a token right before and right after a
+// password change, mostly within one second.
+func TestP6ExactWithinTheSecond(t *testing.T) {
+	r := start(t, config(t))
+	v := r.verifier(t)
+	r.account(t, "ada")
+	before := r.login(t, "ada")
+	this := r.login(t, "ada")
+	changed, err := r.user.ChangePassword(t.Context(), client.PasswordChange{RefreshToken: this.RefreshToken, OldPassword: password, NewPassword: password + "!"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := r.user.Login(t.Context(), client.LoginRequest{Name: "ada", Password: password + "!"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, changed.Effect.Position, v)
+	revoked(t, v, before.AccessToken)
+	revoked(t, v, this.AccessToken)
+	accepted(t, v, changed.AccessToken)
+	accepted(t, v, after.AccessToken)
+}
+
+// TestP1DurableAcrossRestart stops a server in order and starts it again on
+// the same data: a verifier that stays, and one that starts afterwards, refuse
+// what was revoked before, and sessions go on.
+func TestP1DurableAcrossRestart(t *testing.T) {
+	cfg := config(t)
+	r := start(t, cfg)
+	stays := r.verifier(t)
+	r.account(t, "ada")
+	dead, live := r.login(t, "ada"), r.login(t, "ada")
+	out, err := r.user.Logout(t.Context(), dead.RefreshToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, out.Position, stays)
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	revoked(t, stays, dead.AccessToken)
+	accepted(t, stays, live.AccessToken)
+
+	again := start(t, cfg)
+	if again.AdminKey() != "" {
+		t.Error("the second start made another admin key")
+	}
+	joins := again.verifier(t)
+	for _, v := range []*quash.Verifier{stays, joins} {
+		revoked(t, v, dead.AccessToken)
+		accepted(t, v, live.AccessToken)
+	}
+	if _, err := again.user.Refresh(t.Context(), live.RefreshToken, ""); err != nil {
+		t.Errorf("a session did not survive the restart: %v", err)
+	}
+}
+
+// TestZeroConfigurationWorks opens a server with nothing but a place to be.
+func TestZeroConfigurationWorks(t *testing.T) {
+	srv, err := server.Open(t.Context(), server.Config{Data: filepath.Join(t.TempDir(), "d"), Issuer: "https://shop.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConfigurationNamesEveryMistake(t *testing.T) {
+	_, err := server.Open(t.Context(), server.Config{
+		Data: filepath.Join(t.TempDir(), "data"), Public: "nowhere", Private: "also:no:where", TLSCert: "cert.pem",
+	})
+	for _, part := range []string{"public address", "private address", "TLS"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("got %v, want it to name %q", err, part)
+		}
+	}
+	_, err = server.Open(t.Context(), server.Config{
+		Data: filepath.Join(t.TempDir(), "data"), Issuer: "https://shop.example",
+		Algorithm: "none", TokenLifetime: time.Second, MaxSessions: -1,
+	})
+	for _, part := range []string{"algorithm", "token lifetime", "sessions"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("got %v, want it to name %q", err, part)
+		}
+	}
+}
+
+// TestDataIsPrivate checks the modes of what the first start makes, and that
+// a directory that others may read is refused.
+func TestDataIsPrivate(t *testing.T) {
+	cfg := config(t)
+	srv, err := server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close(t.Context())
+	for name, want := range map[string]os.FileMode{"": 0o700, "secret": 0o600, "admin.key": 0o600} {
+		info, err := os.Stat(filepath.Join(cfg.Data, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%q has mode %o, want %o", name, got, want)
+		}
+	}
+	open := config(t)
+	if err := os.MkdirAll(open.Data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Open(t.Context(), open); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+		t.Errorf("a directory that others may read: got %v, want what to do", err)
+	}
+}
+
+// TestSecretIsNeeded refuses to start on data whose secret is gone or another.
+func TestSecretIsNeeded(t *testing.T) {
+	cfg := config(t)
+	srv, err := server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	other := cfg
+	other.Secret = make([]byte, 32)
+	if _, err := server.Open(t.Context(), other); err == nil || !strings.Contains(err.Error(), "another secret") {
+		t.Errorf("another secret: got %v", err)
+	}
+	if err := os.Remove(filepath.Join(cfg.Data, "secret")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "restore it") {
+		t.Errorf("the secret is gone: got %v", err)
+	}
+}
+
+// TestFirstStartCutOff repeats a first start that ended before the admin key
+// was written down: nobody is locked out.
+func TestFirstStartCutOff(t *testing.T) {
+	cfg := config(t)
+	srv, err := server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := srv.AdminKey()
+	if err := srv.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(srv.AdminKeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, cfg)
+	if r.AdminKey() == "" || r.AdminKey() == lost {
+		t.Error("want a new admin key")
+	}
+	if _, err := r.admin.Keys(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOneProcessOnTheData refuses a second server on the same directory.
+func TestOneProcessOnTheData(t *testing.T) {
+	r := start(t, config(t))
+	second := config(t)
+	second.Data = r.cfg.Data
+	if srv, err := server.Open(t.Context(), second); err == nil {
+		_ = srv.Close(t.Context())
+		t.Fatal("a second server opened the same data")
+	}
+}
