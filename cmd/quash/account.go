@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/quashdev/quash/client"
+)
+
+func (p *program) account() *cobra.Command {
+	return p.remote(group(
+		"account", "Accounts, their claims and passwords",
+		p.accountCreate(), p.accountList(), p.accountShow(), p.accountPassword(), p.accountClaims(),
+		p.accountEnd("deactivate", "End all that an account has and refuse its logins", client.Admin.Deactivate),
+		p.accountEnd("reactivate", "Allow logins again; what ended stays dead", client.Admin.Reactivate),
+		p.accountEnd("delete", "End all that an account has and delete it", client.Admin.DeleteAccount),
+	))
+}
+
+// changes gives cmd the flags of verbs that end something.
+func changes(cmd *cobra.Command, c *client.Change) *cobra.Command {
+	cmd.Flags().StringVar(&c.Reason, "reason", "", "why, for the log and the audit")
+	cmd.Flags().BoolVar(&c.DryRun, "dry-run", false, "say what would end, and change nothing")
+	return cmd
+}
+
+// subject returns the subject that a person means by a name or a subject.
+func subject(ctx context.Context, admin client.Admin, who string) (string, error) {
+	a, err := find(ctx, admin, who)
+	return a.Subject, err
+}
+
+func find(ctx context.Context, admin client.Admin, who string) (client.Account, error) {
+	bySubject, err := found(admin.Account(ctx, who))
+	if err != nil {
+		return client.Account{}, err
+	}
+	byName, err := found(admin.AccountNamed(ctx, who))
+	var refused *client.Problem
+	if errors.As(err, &refused) && refused.Code == client.CodeInvalid {
+		err = nil // what cannot be a name can still be a subject
+	}
+	switch {
+	case err != nil:
+		return client.Account{}, err
+	case bySubject.Subject == "" && byName.Subject == "":
+		return client.Account{}, fmt.Errorf("no account has the name or the subject %q; quash account list shows them", who)
+	case bySubject.Subject == "":
+		return byName, nil
+	case byName.Subject != "" && byName.Subject != bySubject.Subject:
+		return client.Account{}, fmt.Errorf("%q is the subject of one account and the name of another, %s: give the subject of the one, or the name of the other, that only it has", who, byName.Subject)
+	}
+	return bySubject, nil
+}
+
+// found turns the problem that there is no such account into an empty one.
+func found(a client.Account, err error) (client.Account, error) {
+	var p *client.Problem
+	if errors.As(err, &p) && p.Code == client.CodeNotFound {
+		return client.Account{}, nil
+	}
+	return a, err
+}
+
+func (p *program) accountCreate() *cobra.Command {
+	var n client.NewAccount
+	var claims string
+	var fromStdin, none bool
+	cmd := &cobra.Command{
+		Use: "create [NAME]", Short: "Make an account", Args: arguments(0, 1),
+		Long: "Make an account that logs in with a name and a password, which is asked for.\n\n" +
+			"An application that keeps its own passwords makes subjects instead:\n  quash account create --subject u_7",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 1:
+				n.Name = args[0]
+			case n.Subject == "":
+				return misuse(cmd, "want a name or --subject")
+			default:
+				none = true
+			}
+			if none && fromStdin {
+				return misuse(cmd, "a password needs a name, and no --no-password")
+			}
+			if claims != "" {
+				n.Claims = json.RawMessage(claims)
+			}
+			if err := checkClaims(n.Claims); err != nil {
+				return err
+			}
+			admin, err := p.admin("making the account")
+			if err != nil {
+				return err
+			}
+			if !none {
+				if n.Password, err = p.password(fromStdin); err != nil {
+					return err
+				}
+			}
+			a, err := admin.CreateAccount(cmd.Context(), n)
+			if err != nil {
+				return err
+			}
+			return p.print(a, func() { p.sayf("made account %s", accountText(a)) })
+		},
+	}
+	cmd.Flags().StringVar(&n.Subject, "subject", "", "sub of its tokens (default: one is made up)")
+	cmd.Flags().StringVar(&claims, "claims", "", `claims for its tokens, such as '{"role":"editor"}'`)
+	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the standard input")
+	cmd.Flags().BoolVar(&none, "no-password", false, "give it no password: it cannot log in until it has one")
+	return cmd
+}
+
+// checkClaims finds early what would be hard to see in the server's answer:
+// that it was the shell who ate the quotes.
+func checkClaims(doc json.RawMessage) error {
+	if doc != nil && !json.Valid(doc) {
+		return fmt.Errorf(`claims: %q is not JSON; quote it for the shell, as in '{"role":"editor"}'`, doc)
+	}
+	return nil
+}
+
+func accountText(a client.Account) string {
+	if a.Name == "" {
+		return a.Subject
+	}
+	return a.Name + " (subject " + a.Subject + ")"
+}
+
+func accountState(a client.Account) string {
+	switch {
+	case a.Deactivated:
+		return "deactivated"
+	case !a.HasPassword:
+		return "no password"
+	}
+	return "active"
+}
+
+func (p *program) accountList() *cobra.Command {
+	var after string
+	var limit int
+	cmd := &cobra.Command{
+		Use: "list", Short: "List accounts", Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			admin, err := p.admin("listing accounts")
+			if err != nil {
+				return err
+			}
+			page, err := admin.Accounts(cmd.Context(), after, limit)
+			if err != nil {
+				return err
+			}
+			return p.print(page, func() {
+				var rows [][]string
+				for _, a := range page.Items {
+					rows = append(rows, []string{a.Subject, a.Name, accountState(a), when(a.Changed), string(a.Claims)})
+				}
+				p.table([]string{"SUBJECT", "NAME", "STATE", "CHANGED", "CLAIMS"}, rows)
+				if page.Next != "" {
+					p.sayf("\nmore: quash account list --after %s", page.Next)
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&after, "after", "", "begin after this subject")
+	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
+	return cmd
+}
+
+func (p *program) accountShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show NAME|SUBJECT", Short: "Show an account", Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			admin, err := p.admin("reading the account")
+			if err != nil {
+				return err
+			}
+			a, err := find(cmd.Context(), admin, args[0])
+			if err != nil {
+				return err
+			}
+			return p.print(a, func() {
+				p.fields("subject", a.Subject, "name", a.Name, "state", accountState(a), "created", when(a.Created), "changed", when(a.Changed), "claims", string(a.Claims))
+			})
+		},
+	}
+}
+
+func (p *program) accountPassword() *cobra.Command {
+	var change client.Change
+	var fromStdin bool
+	cmd := changes(&cobra.Command{
+		Use: "set-password NAME|SUBJECT", Short: "Set a password and end all that the account has", Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			admin, err := p.admin("setting the password")
+			if err != nil {
+				return err
+			}
+			who, err := subject(cmd.Context(), admin, args[0])
+			if err != nil {
+				return err
+			}
+			password, err := p.password(fromStdin)
+			if err != nil {
+				return err
+			}
+			return p.effect(admin.SetPassword(cmd.Context(), who, password, change))
+		},
+	}, &change)
+	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the standard input")
+	return cmd
+}
+
+func (p *program) accountClaims() *cobra.Command {
+	var change client.Change
+	return changes(&cobra.Command{
+		Use: "claims NAME|SUBJECT JSON", Short: "Replace the claims; tokens with the old ones die", Args: arguments(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			claims := json.RawMessage(args[1])
+			if err := checkClaims(claims); err != nil {
+				return err
+			}
+			admin, err := p.admin("replacing the claims")
+			if err != nil {
+				return err
+			}
+			who, err := subject(cmd.Context(), admin, args[0])
+			if err != nil {
+				return err
+			}
+			return p.effect(admin.PutClaims(cmd.Context(), who, claims, change))
+		},
+	}, &change)
+}
+
+// accountEnd is a verb that needs nothing but an account.
+func (p *program) accountEnd(verb, short string, call func(client.Admin, context.Context, string, client.Change) (client.Effect, error)) *cobra.Command {
+	var change client.Change
+	return changes(&cobra.Command{
+		Use: verb + " NAME|SUBJECT", Short: short, Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			admin, err := p.admin(verb)
+			if err != nil {
+				return err
+			}
+			who, err := subject(cmd.Context(), admin, args[0])
+			if err != nil {
+				return err
+			}
+			return p.effect(call(admin, cmd.Context(), who, change))
+		},
+	}, &change)
+}
+
+// maxPassword bounds what is read of a password, with room for a line's end.
+const maxPassword = 1<<10 + 2
+
+// password reads a password from the standard input where that was asked for,
+// and otherwise from the terminal, twice and without showing it.
+func (p *program) password(fromStdin bool) (string, error) {
+	if fromStdin {
+		text, err := io.ReadAll(io.LimitReader(p.stdin, maxPassword))
+		if err != nil {
+			return "", fmt.Errorf("read the password: %w", err)
+		}
+		return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
+	}
+	if !terminal(p.stdin) {
+		return "", errors.New("there is no terminal to ask for the password: pipe it to --password-stdin")
+	}
+	first, err := p.ask("Password: ")
+	if err != nil {
+		return "", err
+	}
+	second, err := p.ask("Again: ")
+	if err != nil {
+		return "", err
+	}
+	if first != second {
+		return "", errors.New("the two passwords differ; nothing was changed")
+	}
+	return first, nil
+}
+
+func (p *program) ask(prompt string) (string, error) {
+	fmt.Fprint(p.stderr, prompt)
+	text, err := term.ReadPassword(int(p.stdin.(*os.File).Fd()))
+	fmt.Fprintln(p.stderr)
+	if err != nil {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	return string(text), nil
+}

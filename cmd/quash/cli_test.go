@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/server"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"quash": main})
+}
+
+// TestScripts runs testdata/*.txtar, which specify each verb. Beside the
+// commands of testscript they have:
+//
+//	server              a server in this process; sets QUASH_URL, QUASH_KEY, PUBLIC and DATA
+//	login NAME PASSWORD a user's login at PUBLIC; sets ACCESS and REFRESH
+//	take VAR MEMBER     sets VAR to a member of the JSON object on the last stdout
+//	addresses           sets PUBLIC and PRIVATE to free addresses
+//	ready URL           waits until a server there is ready
+//	settled POSITION    waits until every connected verifier has applied it
+//	facts               checks that the report of a demo on the last stdout is complete
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: false,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"server":    startServer,
+			"login":     login,
+			"take":      take,
+			"addresses": addresses,
+			"ready":     ready,
+			"settled":   settled,
+			"facts":     facts,
+		},
+	})
+}
+
+func startServer(ts *testscript.TestScript, _ bool, _ []string) {
+	data := filepath.Join(ts.Getenv("WORK"), "server-data")
+	srv, err := server.Open(context.Background(), server.Config{Data: data, Issuer: "https://quash.test"})
+	ts.Check(err)
+	public, private := httptest.NewServer(srv.Handler()), httptest.NewServer(srv.PrivateHandler())
+	ts.Defer(func() {
+		public.Close()
+		private.Close()
+		ts.Check(srv.Close(context.Background()))
+	})
+	ts.Setenv("QUASH_URL", private.URL)
+	ts.Setenv("QUASH_KEY", srv.AdminKey())
+	ts.Setenv("PUBLIC", public.URL)
+	ts.Setenv("DATA", data)
+}
+
+func login(ts *testscript.TestScript, neg bool, args []string) {
+	c, err := client.New(client.Config{URL: ts.Getenv("PUBLIC")})
+	ts.Check(err)
+	tokens, err := c.Login(context.Background(), client.LoginRequest{Name: args[0], Password: args[1]})
+	if neg {
+		if err == nil {
+			ts.Fatalf("login of %s: it was accepted", args[0])
+		}
+		return
+	}
+	ts.Check(err)
+	ts.Setenv("ACCESS", tokens.AccessToken)
+	ts.Setenv("REFRESH", tokens.RefreshToken)
+}
+
+func take(ts *testscript.TestScript, _ bool, args []string) {
+	var members map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &members))
+	text, ok := members[args[1]].(string)
+	if !ok {
+		ts.Fatalf("there is no text under %q", args[1])
+	}
+	ts.Setenv(args[0], text)
+}
+
+func addresses(ts *testscript.TestScript, _ bool, _ []string) {
+	public, private, err := freeAddresses()
+	ts.Check(err)
+	ts.Setenv("PUBLIC", public)
+	ts.Setenv("PRIVATE", private)
+}
+
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := client.New(client.Config{URL: args[0]})
+	ts.Check(err)
+	ts.Check((&stage{}).ready(context.Background(), c))
+}
+
+func settled(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.ParseUint(args[0], 10, 64)
+	ts.Check(err)
+	c, err := client.New(client.Config{URL: ts.Getenv("QUASH_URL"), Key: ts.Getenv("QUASH_KEY")})
+	ts.Check(err)
+	for behind := true; behind; {
+		all, err := c.Admin().Verifiers(context.Background())
+		ts.Check(err)
+		behind = slices.ContainsFunc(all, func(v client.Verifier) bool { return v.Applied < want })
+	}
+}
+
+func facts(ts *testscript.TestScript, _ bool, _ []string) {
+	var r report
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &r))
+	if !r.Met || len(r.Plays) != 5 {
+		ts.Fatalf("got %d plays, met %t, want 5 that are met", len(r.Plays), r.Met)
+	}
+	for _, y := range r.Plays {
+		if len(y.Services) != 3 || len(y.Expectations) == 0 || y.Answered == nil || !y.met() {
+			ts.Fatalf("%s: got %+v, want three services that refused, and something expected and met", y.Title, y)
+		}
+	}
+}
+
+func TestDemoFailsWhere(t *testing.T) {
+	ms := milliseconds(1)
+	good := outcome{Service: "orders", Accepted: 3, Refused: &ms}
+	for name, y := range map[string]play{
+		"a service never refused":            {Services: []outcome{good, {Accepted: 3}}},
+		"a service never accepted":           {Services: []outcome{good, {Refused: &ms}}},
+		"a service accepted again":           {Services: []outcome{good, {Accepted: 3, Refused: &ms, Relapsed: true}}},
+		"an expectation was not met":         {Services: []outcome{good}, Expectations: []expectation{{"it rains", false}}},
+		"no service was there to ask at all": {},
+	} {
+		if y.met() {
+			t.Errorf("%s: the play is met, want it not to be", name)
+		}
+	}
+	if y := (play{Services: []outcome{good}, Expectations: []expectation{{"it is dry", true}}}); !y.met() {
+		t.Error("everything as it should be: the play is not met, want it to be")
+	}
+}
+
+func TestTailEndsInOrderWhenInterrupted(t *testing.T) {
+	srv, err := server.Open(t.Context(), server.Config{Data: filepath.Join(t.TempDir(), "data"), Issuer: "https://quash.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close(context.Background())
+	private := httptest.NewServer(srv.PrivateHandler())
+	defer private.Close()
+	environ := []string{"QUASH_URL=" + private.URL, "QUASH_KEY=" + srv.AdminKey()}
+	if status := run(t.Context(), []string{"revoke", "sub", "u_1"}, nil, io.Discard, os.Stderr, environ); status != exitDone {
+		t.Fatalf("revoke: got status %d, want 0", status)
+	}
+
+	ctx, interrupt := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	status := make(chan int, 1)
+	go func() { status <- run(ctx, []string{"tail", "--after", "0"}, nil, in, os.Stderr, environ) }()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.Contains(line, "sub u_1") {
+		t.Errorf("first line: got %q, %v, want the revocation of sub u_1", line, err)
+	}
+	interrupt()
+	if got := <-status; got != exitDone {
+		t.Errorf("after the interrupt: got status %d, want 0", got)
+	}
+}
+
+func TestTimesAreShortAndHuman(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		at   time.Time
+		want string
+	}{
+		{time.Time{}, "never"},
+		{now, "now"},
+		{now.Add(-90 * time.Second), "1 min ago"},
+		{now.Add(-3*time.Hour - time.Minute), "3 h ago"},
+		{now.Add(5*time.Minute + time.Second), "in 5 min"},
+		{time.Date(2020, 1, 2, 3, 4, 5, 0, time.Local), "2020-01-02 03:04"},
+	} {
+		if got := when(c.at); got != c.want {
+			t.Errorf("%v: got %q, want %q", c.at, got, c.want)
+		}
+	}
+}
+
+func TestOutputCannotMoveTheCursor(t *testing.T) {
+	var out strings.Builder
+	p := &program{stdout: &out}
+	p.table([]string{"NAME"}, [][]string{{"evil\x1b[2J\u009b"}})
+	p.sayf("%s", "a\rb\x1b[1A")
+	if got := out.String(); strings.ContainsAny(got, "\x1b\r\u009b") {
+		t.Errorf("got %q, want no control characters", got)
+	}
+}

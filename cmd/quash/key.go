@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quashdev/quash/client"
+)
+
+func (p *program) key() *cobra.Command {
+	return p.remote(group(
+		"key", "API keys, of verifiers and administrators, and signing keys",
+		p.keyCreate(), p.keyList(), p.keyReplace(), p.keyDelete(),
+		group("signing", "The keys that tokens are signed with", p.keySigningList()),
+	))
+}
+
+func (p *program) keyCreate() *cobra.Command {
+	n := client.NewKey{}
+	var verifier bool
+	cmd := &cobra.Command{
+		Use: "create NAME", Short: "Make a key and print its secret, this once", Args: arguments(1, 1),
+		Long: "Make a key and print its secret on the standard output; it is not shown again.\n\n" +
+			"  quash key create orders --verifier              for a service that verifies tokens\n" +
+			"  quash key create support --scope sessions       for a program that ends sessions",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n.Name = args[0]
+			if verifier == (len(n.Scopes) > 0) {
+				return misuse(cmd, "want either --verifier, or at least one --scope")
+			}
+			if verifier {
+				n.Scopes = []string{"feed"}
+			}
+			admin, err := p.admin("making the key")
+			if err != nil {
+				return err
+			}
+			return p.secret(admin.CreateKey(cmd.Context(), n))
+		},
+	}
+	cmd.Flags().BoolVar(&verifier, "verifier", false, "for a verifier: it opens the feed and nothing else")
+	cmd.Flags().StringSliceVar(&n.Scopes, "scope", nil, "revoke, sessions, accounts, audit or keys; can be repeated")
+	return cmd
+}
+
+// secret prints a new key: its secret alone on the standard output, what it
+// is beside it.
+func (p *program) secret(k client.NewSecret, err error) error {
+	if err != nil {
+		return err
+	}
+	return p.print(k, func() {
+		fmt.Fprintln(p.stderr, visible(fmt.Sprintf("key %s (id %s, %s); its secret is shown this once:", k.Name, k.ID, strings.Join(k.Scopes, ", "))))
+		p.sayf("%s", k.Secret)
+	})
+}
+
+func (p *program) keyList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List API keys", Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			admin, err := p.admin("listing keys")
+			if err != nil {
+				return err
+			}
+			keys, err := admin.Keys(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return p.print(keys, func() {
+				var rows [][]string
+				for _, k := range keys {
+					overlap := ""
+					if time.Now().Before(k.PreviousUntil) {
+						overlap = "old secret ends " + when(k.PreviousUntil)
+					}
+					rows = append(rows, []string{k.ID, k.Name, strings.Join(k.Scopes, ","), when(k.Created), used(k.LastUsed), overlap})
+				}
+				p.table([]string{"ID", "NAME", "SCOPES", "CREATED", "USED", ""}, rows)
+			})
+		},
+	}
+}
+
+// used says when a key was used, which is known to the minute.
+func used(t time.Time) string {
+	if time.Since(t) < 2*time.Minute {
+		return "just now"
+	}
+	return when(t)
+}
+
+func (p *program) keyReplace() *cobra.Command {
+	var overlap time.Duration
+	cmd := &cobra.Command{
+		Use: "replace ID", Short: "Give a key a new secret; the old one works on for the overlap", Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			admin, err := p.admin("replacing the key")
+			if err != nil {
+				return err
+			}
+			return p.secret(admin.ReplaceKey(cmd.Context(), args[0], overlap))
+		},
+	}
+	cmd.Flags().DurationVar(&overlap, "overlap", 24*time.Hour, "how long the old secret works on, 0 to 720h")
+	return cmd
+}
+
+func (p *program) keyDelete() *cobra.Command {
+	return &cobra.Command{
+		Use: "delete ID", Short: "End a key at once", Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			admin, err := p.admin("deleting the key")
+			if err != nil {
+				return err
+			}
+			if err := admin.DeleteKey(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return p.print(map[string]string{"deleted": args[0]}, func() { p.sayf("deleted key %s", args[0]) })
+		},
+	}
+}
+
+func (p *program) keySigningList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List signing keys; `quash revoke kid KID` ends a stolen one", Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			admin, err := p.admin("listing signing keys")
+			if err != nil {
+				return err
+			}
+			keys, err := admin.SigningKeys(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return p.print(keys, func() {
+				var rows [][]string
+				for _, k := range keys {
+					rows = append(rows, []string{k.ID, k.Algorithm, signingState(k), when(k.Created)})
+				}
+				p.table([]string{"KID", "ALGORITHM", "STATE", "CREATED"}, rows)
+			})
+		},
+	}
+}
+
+func signingState(k client.SigningKey) string {
+	switch {
+	case k.Withdrawn:
+		return "revoked"
+	case !k.Retired.IsZero():
+		return "retired " + when(k.Retired)
+	}
+	return "signs"
+}
