@@ -31,7 +31,10 @@ bench: ## the figures that matter, beside their floors and peers, in one run
 	cd bench && $(GO) run .
 
 soak: ## the tests with more time and more seeds; writes docs/soak.txt
-	./docs/soak.sh
+	@{ echo "make soak, $$(date -u +%F), $$($(GO) version), $$(nproc) cores"; echo; \
+	QUASH_SOAK=1 $(GO) test -race -count=1 -timeout 2h ./... && \
+	for f in FuzzParse FuzzMembers; do $(GO) test ./internal/jws -run '^$$' -fuzz "^$$f$$" -fuzztime 5m | tail -n 3; done; } 2>&1 \
+	| grep -v 'no test files' | tee docs/soak.tmp; if grep -q FAIL docs/soak.tmp; then exit 1; fi; mv docs/soak.tmp docs/soak.txt
 
 $(STATICCHECK):
 	GOBIN=$(TOOLS) $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2 && mv $(TOOLS)/staticcheck $@

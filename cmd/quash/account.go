@@ -73,50 +73,51 @@ func found(a client.Account, err error) (client.Account, error) {
 func (p *program) accountCreate() *cobra.Command {
 	var n client.NewAccount
 	var claims string
-	var fromStdin, none bool
+	var fromStdin, without bool
 	cmd := &cobra.Command{
 		Use: "create [NAME]", Short: "Make an account", Args: arguments(0, 1),
 		Long: "Make an account that logs in with a name and a password, which is asked for.\n\n" +
 			"An application that keeps its own passwords makes subjects instead:\n  quash account create --subject u_7",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			n.Name = strings.Join(args, "")
+			without = without || n.Name == ""
 			switch {
-			case len(args) == 1:
-				n.Name = args[0]
-			case n.Subject == "":
+			case n.Name == "" && n.Subject == "":
 				return misuse(cmd, "want a name or --subject")
-			default:
-				none = true
-			}
-			if none && fromStdin {
+			case without && fromStdin:
 				return misuse(cmd, "a password needs a name, and no --no-password")
 			}
 			if claims != "" {
 				n.Claims = json.RawMessage(claims)
 			}
-			if err := checkClaims(n.Claims); err != nil {
-				return err
-			}
-			admin, err := p.admin("making the account")
-			if err != nil {
-				return err
-			}
-			if !none {
-				if n.Password, err = p.password(fromStdin); err != nil {
-					return err
-				}
-			}
-			a, err := admin.CreateAccount(cmd.Context(), n)
-			if err != nil {
-				return err
-			}
-			return p.print(a, func() { p.sayf("made account %s", accountText(a)) })
+			return p.createAccount(cmd.Context(), n, without, fromStdin)
 		},
 	}
 	cmd.Flags().StringVar(&n.Subject, "subject", "", "sub of its tokens (default: one is made up)")
 	cmd.Flags().StringVar(&claims, "claims", "", `claims for its tokens, such as '{"role":"editor"}'`)
 	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the standard input")
-	cmd.Flags().BoolVar(&none, "no-password", false, "give it no password: it cannot log in until it has one")
+	cmd.Flags().BoolVar(&without, "no-password", false, "give it no password: it cannot log in until it has one")
 	return cmd
+}
+
+func (p *program) createAccount(ctx context.Context, n client.NewAccount, without, fromStdin bool) error {
+	if err := checkClaims(n.Claims); err != nil {
+		return err
+	}
+	admin, err := p.admin("making the account")
+	if err != nil {
+		return err
+	}
+	if !without {
+		if n.Password, err = p.password(ctx, fromStdin); err != nil {
+			return err
+		}
+	}
+	a, err := admin.CreateAccount(ctx, n)
+	if err != nil {
+		return err
+	}
+	return p.print(a, func() { p.sayf("made account %s", accountText(a)) })
 }
 
 // checkClaims finds early what would be hard to see in the server's answer:
@@ -209,7 +210,7 @@ func (p *program) accountPassword() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			password, err := p.password(fromStdin)
+			password, err := p.password(cmd.Context(), fromStdin)
 			if err != nil {
 				return err
 			}
@@ -266,7 +267,7 @@ const maxPassword = 1<<10 + 2
 
 // password reads a password from the standard input where that was asked for,
 // and otherwise from the terminal, twice and without showing it.
-func (p *program) password(fromStdin bool) (string, error) {
+func (p *program) password(ctx context.Context, fromStdin bool) (string, error) {
 	if fromStdin {
 		text, err := io.ReadAll(io.LimitReader(p.stdin, maxPassword))
 		if err != nil {
@@ -277,11 +278,11 @@ func (p *program) password(fromStdin bool) (string, error) {
 	if !terminal(p.stdin) {
 		return "", errors.New("there is no terminal to ask for the password: pipe it to --password-stdin")
 	}
-	first, err := p.ask("Password: ")
+	first, err := p.ask(ctx, "Password: ")
 	if err != nil {
 		return "", err
 	}
-	second, err := p.ask("Again: ")
+	second, err := p.ask(ctx, "Again: ")
 	if err != nil {
 		return "", err
 	}
@@ -291,12 +292,32 @@ func (p *program) password(fromStdin bool) (string, error) {
 	return first, nil
 }
 
-func (p *program) ask(prompt string) (string, error) {
-	fmt.Fprint(p.stderr, prompt)
-	text, err := term.ReadPassword(int(p.stdin.(*os.File).Fd()))
-	fmt.Fprintln(p.stderr)
+// ask reads a line that is not shown. Where ctx ends first, the terminal shows
+// again what is typed.
+func (p *program) ask(ctx context.Context, prompt string) (string, error) {
+	fd := int(p.stdin.(*os.File).Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("read the password: %w", err)
 	}
-	return string(text), nil
+	fmt.Fprint(p.stderr, prompt)
+	defer fmt.Fprintln(p.stderr)
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		answered <- answer{text, err}
+	}()
+	select {
+	case a := <-answered:
+		if a.err != nil {
+			return "", fmt.Errorf("read the password: %w", a.err)
+		}
+		return string(a.text), nil
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }

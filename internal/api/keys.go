@@ -37,7 +37,7 @@ func (a *API) deleteKey(c *call) error {
 	if err := a.issuer.DeleteAPIKey(c.r.Context(), c.actor, id); err != nil {
 		return err
 	}
-	
+	a.log.KeyWithdrawn(id)
 	c.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -92,8 +92,8 @@ type Reader interface {
 	CountSessions(m Match, now time.Time) (sessions, tokens int, err error)
 	// Oldest returns the matching session that was unused for longest; ErrNotFound.
 	Oldest(m Match) (Session, error)
-	// AccountClaims returns the names of the claims that any account's
-	// document has at its top level, in order.
+	// AccountClaims returns the names of the claims in any account's document
+	// that a Match can select by, in order.
 	AccountClaims() ([]string, error)
 
 	// Log returns what the log is, and where it ends.
@@ -121,7 +121,7 @@ type Tx interface {
 
 	PutAccount(Account) error           // inserts or replaces by Subject; ErrExists where another has the Name
 	DeleteAccount(subject string) error // with its sessions; ErrNotFound
-	PutSession(Session) error           // inserts or replaces by ID
+	PutSession(Session) error           // inserts or replaces by ID; ErrNotFound where there is no such Subject
 	// EndSessions deletes the sessions that match, but for the one whose id
 	// is except, and returns how many they were and how many of their tokens
 	// expire after now.

@@ -27,6 +27,8 @@ var scenarios = map[string]struct {
 	"concurrent writers": {play: concurrentWriters},
 	"random reconnects":  {play: randomReconnects},
 	"far behind":         {config: revlog.Config{BufferBytes: 4 << 10}, play: farBehind},
+	"pages behind":       {config: revlog.Config{BufferBytes: 4 << 10}, play: pagesBehind},
+	"news while joining": {play: newsWhileJoining},
 	"slow reader":        {config: revlog.Config{BufferBytes: 4 << 10}, play: slowReader},
 	"pruned up to":       {play: prunedUpTo},
 	"pruned beyond":      {play: prunedBeyond},
@@ -98,6 +100,49 @@ func farBehind(w *world) []*recorder {
 	vs[1].connect(w)
 	w.resumes(vs[0])
 	w.resumes(vs[1])
+	return vs
+}
+
+// pagesBehind gets several pages from the store, and pongs between them.
+func pagesBehind(w *world) []*recorder {
+	vs := connected(w, 1)
+	w.revoke("sid", 1)
+	synctest.Wait()
+	vs[0].disconnect()
+	w.revoke("sid", 4096)
+	for range 4 {
+		w.revoke("sid", 2048)
+	}
+	synctest.Wait()
+	vs[0].connect(w)
+	w.resumes(vs[0])
+	return vs
+}
+
+// newsWhileJoining has a claim name come into use between hello and the stream,
+// for one that resumes and one that gets a snapshot.
+func newsWhileJoining(w *world) []*recorder {
+	vs := connected(w, 2)
+	w.revoke("sid", 3)
+	synctest.Wait()
+	vs[0].disconnect()
+	vs[1].disconnect()
+	vs[1].at = bookmark{}
+	var resume []func()
+	for _, v := range vs {
+		resume = append(resume, v.stall())
+		v.connect(w)
+	}
+	synctest.Wait()
+	w.revoke("tenant", 3)
+	synctest.Wait()
+	w.revoke("sub", 3)
+	synctest.Wait()
+	for _, f := range resume {
+		f()
+	}
+	synctest.Wait()
+	w.revoke("client_id", 3)
 	return vs
 }
 
@@ -201,8 +246,8 @@ func nodeRestarted(w *world) []*recorder {
 
 func largeTransactions(w *world) []*recorder {
 	vs := connected(w, 2)
-	for range 3 {
-		w.revoke("sid", 3000)
+	for range 2 {
+		w.revoke("sid", 2000)
 	}
 	synctest.Wait()
 	return append(vs, connected(w, 1)...)

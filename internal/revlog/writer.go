@@ -60,8 +60,8 @@ func (c *connection) open() error {
 			return err
 		}
 	}
-	c.stand(snap.mark)
-	return c.send(appendFrame(nil, ws.OpBinary, feed.AppendMark(nil, snap.mark)), nil)
+	news := c.stand(snap.mark)
+	return c.send(appendFrame(news, ws.OpBinary, feed.AppendMark(nil, snap.mark)), nil)
 }
 
 func (c *connection) hello() ([]byte, error) {
@@ -89,13 +89,27 @@ func (c *connection) hello() ([]byte, error) {
 	})
 }
 
-// stand notes, before it is written, that the verifier is sent what m stands for.
-func (c *connection) stand(m feed.Mark) {
+// stand notes, before it is written, that the verifier is sent what m stands
+// for. It returns what must be written before that.
+func (c *connection) stand(m feed.Mark) (news []byte) {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
 	c.at = m
 	c.verifier.Sent = m.Position
 	c.marked = true
+	return c.news()
+}
+
+// news returns the messages that bring the verifier's settings up to date, if
+// they changed since hello and it does not yet follow the ring, which has them.
+// The caller holds mu of the log.
+func (c *connection) news() []byte {
+	s := c.log.settings
+	if c.settled == c.log.settled {
+		return nil
+	}
+	c.settled = c.log.settled
+	return appendFrame(appendFrame(nil, ws.OpBinary, claimsMessage(s)), ws.OpBinary, keysMessage(s))
 }
 
 // next writes what there is and reports whether there was anything. Pongs
@@ -126,11 +140,7 @@ func (c *connection) follow() (batch []byte, missing int, err error) {
 		return nil, 0, farewell(*c.bye)
 	}
 	if !c.joined {
-		if c.settled != l.settled {
-			c.settled = l.settled
-			batch = appendFrame(nil, ws.OpBinary, claimsMessage(l.settings))
-			batch = appendFrame(batch, ws.OpBinary, keysMessage(l.settings))
-		}
+		batch = c.news()
 		if c.cursor, c.joined = l.find(c.at); !c.joined || len(batch) > 0 {
 			return batch, c.missing(l.ring.head), nil
 		}
@@ -186,8 +196,7 @@ func (c *connection) catchUp(batch []byte, missing int) ([]byte, error) {
 		c.log.cfg.Logger.Warn("reading the log for a verifier failed", append(c.attrs(), "error", err)...)
 		return nil, farewell{feed.ByeStopping, "the node cannot read its store; connect again"}
 	}
-	c.stand(m)
-	return appendRecords(batch, m, records), nil
+	return appendRecords(append(batch, c.stand(m)...), m, records), nil
 }
 
 // pongs encodes the answers that are due, or all if something is written

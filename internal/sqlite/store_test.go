@@ -187,8 +187,8 @@ func TestAFullDiskIsOnlyItsOwnersFailure(t *testing.T) {
 		})
 		put(revoke)
 		close(leave)
-		if err := g.Wait(); full == nil || !errors.Is(err, full) {
-			t.Errorf("got %v, want the one failure %v", err, full)
+		if err := g.Wait(); err == nil || !errors.Is(full, err) {
+			t.Errorf("got %v, want the failure behind %v", err, full)
 		}
 		report, err := issuer.VerifyLog(t.Context(), s)
 		if err != nil || report.Checked != 2 || report.Break != nil {
