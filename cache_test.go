@@ -26,7 +26,9 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 			storm.Go(func() {
 				for i := range 600 {
 					token := n.token(claims{"jti": fmt.Sprint(g, "-", i), "note": strings.Repeat("x", i%400)})
-					if _, err := v.Verify(token); err != nil {
+					// As a part of a large request, which must not be kept for it.
+					request := token + strings.Repeat(" ", 16<<10)
+					if _, err := v.Verify(request[:len(token)]); err != nil {
 						t.Errorf("verify: %v", err)
 					}
 				}
@@ -87,22 +89,5 @@ func TestOnlyTokensThatVerifiedGetIntoTheCache(t *testing.T) {
 		}
 		wantAccepted(t, v, good, "the good one")
 		wantError(t, v, good[:len(good)-4]+"AAAA", quash.ErrInvalid, "another signature beside the good one")
-	})
-}
-
-// The cache keeps its own copy of a token: the caller's memory may be reused.
-func TestTheCacheSharesNoMemoryWithTheCaller(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		n := newNode(t)
-		v, _ := n.open(n.config())
-		request := "Bearer " + n.token(nil) + strings.Repeat(" ", 4000)
-		got, err := v.Verify(strings.TrimSpace(request[len("Bearer "):]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := v.Verify(n.token(nil))
-		if err != nil || again != got {
-			t.Errorf("the same token again: got other claims, %v", err)
-		}
 	})
 }

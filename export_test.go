@@ -1,5 +1,7 @@
 package quash
 
+import "github.com/quashdev/quash/internal/revset"
+
 // CacheBytes returns what the verifier's cache counts, and what is really in
 // it: the sum over its entries, and how many they are.
 func CacheBytes(v *Verifier) (counted, sum int64, entries int) {
@@ -18,4 +20,12 @@ func Watches(v *Verifier) (watches, keys int) {
 	v.watches.mu.Lock()
 	defer v.watches.mu.Unlock()
 	return len(v.watches.all), len(v.watches.byKey)
+}
+
+// Apply applies records as the follower does, without a node.
+func Apply(v *Verifier, position uint64, records ...revset.Record) {
+	v.follower.writing.Lock()
+	defer v.follower.writing.Unlock()
+	_ = v.follower.state.Load().set.Apply(records, position)
+	v.watches.applied(records)
 }

@@ -5,8 +5,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +100,36 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 			t.Errorf("got %v and %d connections, want an error and 1", err, n.asked.Load())
 		}
 	})
+}
+
+// Over real sockets: TLS is checked, and no TLS shows in the status.
+func TestTransport(t *testing.T) {
+	n := newNode(t)
+	secure, plain := httptest.NewUnstartedServer(n), httptest.NewServer(n)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // of the handshake that fails on purpose
+	secure.StartTLS()
+	defer secure.Close()
+	defer plain.Close()
+	c := n.config()
+	c.Dial, c.URL = nil, secure.URL
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := quash.Open(ctx, c); err == nil || n.asked.Load() != 0 {
+		t.Errorf("a certificate of nobody: got %v, and %d requests", err, n.asked.Load())
+	}
+	c.TLS = &tls.Config{RootCAs: secure.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+	v, _ := n.open(c)
+	wantAccepted(t, v, n.token(nil), "over TLS")
+	if v.Status().Plaintext {
+		t.Error("over TLS: the status says plaintext")
+	}
+	// Every address of this machine, which loopback is one of, but not only.
+	c.URL, c.Plaintext = strings.Replace(plain.URL, "127.0.0.1", "0.0.0.0", 1), true
+	v, _ = n.open(c)
+	wantAccepted(t, v, n.token(nil), "in clear")
+	if !v.Status().Plaintext {
+		t.Error("in clear: the status does not say so")
+	}
 }
 
 func TestTheVerifierIntroducesItself(t *testing.T) {
@@ -293,9 +326,9 @@ func TestAnotherLogIsTakenWithAWarning(t *testing.T) {
 		t.Run(about, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				n := newNode(t)
-				var log bytes.Buffer
+				var text bytes.Buffer
 				c := n.config()
-				c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+				c.Logger = slog.New(slog.NewTextHandler(&text, nil))
 				v, p := n.open(c, n.record(50, "sub", "u_1"))
 				p.conn.CloseNow()
 				p = <-n.peers
@@ -310,8 +343,8 @@ func TestAnotherLogIsTakenWithAWarning(t *testing.T) {
 					t.Errorf("status: got %+v, want position 4 of the other log", s)
 				}
 				v.Close(context.Background())
-				if !strings.Contains(log.String(), "following another log") {
-					t.Errorf("no warning in the log:\n%s", &log)
+				if !strings.Contains(text.String(), "following another log") {
+					t.Errorf("no warning in the log:\n%s", &text)
 				}
 			})
 		})

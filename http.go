@@ -133,7 +133,7 @@ var (
 // 3), which look alike; 503 with Retry-After for [ErrStale] and [ErrNotReady];
 // 500 for any other error. The body is a problem (RFC 9457) that says nothing
 // of the error's text.
-func WriteError(w http.ResponseWriter, _ *http.Request, err error) {
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")

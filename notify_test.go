@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,29 +197,25 @@ func TestCloseEndsNotifyContexts(t *testing.T) {
 func TestNotifyContextMissesNoRecordWhileItRegisters(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := newNode(t)
-		v, p := n.open(n.config())
-		const tokens = 200
-		contexts := make([]context.Context, tokens)
-		known := make([]*quash.Claims, tokens)
-		for i := range known {
-			known[i] = must(v.Verify(n.token(claims{"sid": fmt.Sprint("s_", i), "jti": fmt.Sprint("t_", i)})))
-		}
-		var both sync.WaitGroup
-		both.Go(func() {
-			for i, c := range known {
-				ctx, stop := quash.NotifyContext(quash.NewContext(t.Context(), c))
-				t.Cleanup(stop)
-				contexts[i] = ctx
+		v, _ := n.open(n.config())
+		for i := range uint64(500) {
+			session := fmt.Sprint("s_", i)
+			c := must(v.Verify(n.token(claims{"sid": session})))
+			record := n.record(i+1, "sid", session)
+			var ready atomic.Int32
+			meet := func() {
+				for ready.Add(1); ready.Load() < 2; {
+					runtime.Gosched()
+				}
 			}
-		})
-		both.Go(func() {
-			for i := range known {
-				p.records(n.record(uint64(i+1), "sid", fmt.Sprint("s_", i)))
-			}
-		})
-		both.Wait()
-		for _, ctx := range contexts {
+			go func() {
+				meet()
+				quash.Apply(v, i+1, record)
+			}()
+			meet()
+			ctx, stop := quash.NotifyContext(quash.NewContext(t.Context(), c))
 			wantCause(t, ctx, quash.ErrRevoked, "revoked while it registered")
+			stop()
 		}
 		wantWatches(t, v, 0)
 	})

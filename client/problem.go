@@ -60,3 +60,11 @@ const (
 	CodeStale        Code = "stale"                  // 503: the server cannot rely on its revocations: keep the tokens
 	CodeNotReady     Code = "not_ready"              // 503: the server is starting: keep the tokens
 )
+
+// The codes of the feed besides.
+const (
+	CodeHandshake    Code = "feed_handshake"       // 400, 426 or 505: the request opens no feed
+	CodeVersion      Code = "feed_version"         // 400: it offers no version that the node speaks
+	CodeKeyWithdrawn Code = "key_withdrawn"        // 403: the verifier's key has just ended
+	CodeConnections  Code = "too_many_connections" // 503: the verifier's key has as many as it may
+)

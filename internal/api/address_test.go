@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/quashdev/quash/internal/api"
 )
@@ -49,26 +50,28 @@ func TestForwardedAddressIsBelievedFromTrustedProxiesOnly(t *testing.T) {
 }
 
 func TestRequestsAreLimitedByAddress(t *testing.T) {
-	w := newWorld(t, func(c *api.Config) { c.RequestsPerSecond = 1 })
-	handler := w.api.Public(w.verifier)
-	ask := func(address string) *httptest.ResponseRecorder {
-		r, answer := httptest.NewRequest("GET", "/healthz", nil), httptest.NewRecorder()
-		r.RemoteAddr = address
-		handler.ServeHTTP(answer, r)
-		return answer
-	}
-	for n := range 4 {
-		if got := ask(fmt.Sprintf("[2001:db8::%d]:1", n)).Code; got != 200 {
-			t.Fatalf("request %d: got %d, want 200", n+1, got)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *api.Config) { c.RequestsPerSecond = 1 })
+		handler := w.api.Public(w.verifier)
+		ask := func(address string) *httptest.ResponseRecorder {
+			r, answer := httptest.NewRequest("GET", "/healthz", nil), httptest.NewRecorder()
+			r.RemoteAddr = address
+			handler.ServeHTTP(answer, r)
+			return answer
 		}
-	}
-	fifth := ask("[2001:db8::ffff:1]:1")
-	if fifth.Code != 429 || fifth.Header().Get("Retry-After") == "" {
-		t.Errorf("the fifth request of one /64 within a second: got %d, want 429 with Retry-After", fifth.Code)
-	}
-	for _, address := range []string{"[2001:db8:0:1::1]:1", "198.51.100.1:1", "198.51.100.2:1"} {
-		if got := ask(address).Code; got != 200 {
-			t.Errorf("%s: got %d, want 200: another address made the requests", address, got)
+		for n := range 4 {
+			if got := ask(fmt.Sprintf("[2001:db8::%d]:1", n)).Code; got != 200 {
+				t.Fatalf("request %d: got %d, want 200", n+1, got)
+			}
 		}
-	}
+		fifth := ask("[2001:db8::ffff:1]:1")
+		if fifth.Code != 429 || fifth.Header().Get("Retry-After") == "" {
+			t.Errorf("the fifth request of one /64 within a second: got %d, want 429 with Retry-After", fifth.Code)
+		}
+		for _, address := range []string{"[2001:db8:0:1::1]:1", "198.51.100.1:1", "198.51.100.2:1"} {
+			if got := ask(address).Code; got != 200 {
+				t.Errorf("%s: got %d, want 200: another address made the requests", address, got)
+			}
+		}
+	})
 }

@@ -158,6 +158,7 @@ func TestEvidence(t *testing.T) {
 		tokens := w.session("u_1")
 		must(w.public.Logout(ctx, tokens.RefreshToken))(t)
 	}
+	w.follows(3)
 	l := must(audit.Log(ctx))(t)
 	if l.Head.Position != 3 || l.Live != 3 || l.MaxLifetime != 300 || !cmp.Equal(l.Claims, []string{"sid"}) {
 		t.Errorf("log: got %+v", l)
@@ -179,7 +180,6 @@ func TestEvidence(t *testing.T) {
 	if len(older.Items) != 1 || older.Items[0].Position != 1 {
 		t.Errorf("audit, older: got %+v", older)
 	}
-	w.follows(3)
 	verifiers := must(audit.Verifiers(ctx))(t)
 	if len(verifiers) != 1 || verifiers[0].Name != "public" || verifiers[0].Applied != 3 || verifiers[0].Lag != 0 || verifiers[0].Address != "192.0.2.1" {
 		t.Errorf("verifiers: got %+v", verifiers)

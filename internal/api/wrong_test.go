@@ -304,3 +304,19 @@ func TestPanicIsA500(t *testing.T) {
 		t.Errorf("the panic belongs in the log and not in the answer: %s", text)
 	}
 }
+
+// TestFeedSaysWhatItNeeds: its problems are described like all others.
+func TestFeedSaysWhatItNeeds(t *testing.T) {
+	w := newWorld(t)
+	do := w.listeners()["private"]
+	h := http.Header{"Authorization": {"Bearer " + w.keys["feed"]}}
+	answer, text := do("GET", "/v1/feed", h, "")
+	wrong(t, "no upgrade", answer, text, 426, client.CodeHandshake)
+	h["Connection"], h["Upgrade"], h["Sec-Websocket-Version"] = []string{"Upgrade"}, []string{"websocket"}, []string{"13"}
+	h.Set("Sec-WebSocket-Protocol", "quash.feed.v0")
+	answer, text = do("GET", "/v1/feed", h, "")
+	wrong(t, "an unknown version", answer, text, 400, client.CodeVersion)
+	h.Set("Sec-WebSocket-Protocol", "quash.feed.v1")
+	answer, text = do("GET", "/v1/feed", h, "")
+	wrong(t, "no process", answer, text, 400, client.CodeHandshake)
+}

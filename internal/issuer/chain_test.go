@@ -3,6 +3,7 @@ package issuer_test
 import (
 	"database/sql"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -71,6 +72,10 @@ func TestVerifyLogFindsTheFirstBreak(t *testing.T) {
 		return fmt.Sprintf(`UPDATE %[1]s SET position = -1 WHERE position = %[2]d; UPDATE %[1]s SET position = %[2]d WHERE position = %[3]d;
 			UPDATE %[1]s SET position = %[3]d WHERE position = -1`, table, a, b)
 	}
+	whole, err := os.ReadFile(chainOf(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		sql  string
 		want *issuer.LogBreak
@@ -93,7 +98,10 @@ func TestVerifyLogFindsTheFirstBreak(t *testing.T) {
 		"one taken out, moved": {`DELETE FROM revocation WHERE position = 1204; UPDATE revocation SET position = 1204 WHERE position = 1205`, &issuer.LogBreak{Position: 1204, Flaw: issuer.Changed}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := chainOf(t)
+			path := filepath.Join(t.TempDir(), "quash.db")
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			tamper(t, path, c.sql)
 			s := openChain(t, path)
 			defer s.Close()

@@ -118,17 +118,19 @@ func TestSigningKeysAreSealed(t *testing.T) {
 }
 
 func TestTokensAreNotIssuedWhenClocksDisagree(t *testing.T) {
-	h := open(t)
-	g := h.session(subject)
-	for _, off := range []time.Duration{-11 * time.Second, 11 * time.Second} {
-		h.store.skew = off
-		before := h.everything()
-		_, err := h.refresh(g.RefreshToken, "")
-		h.refused(fmt.Sprint("database ", off, " off"), err, issuer.CodeUnavailable)
-		h.unchanged("a refused refresh", before)
-	}
-	h.store.skew = 9 * time.Second
-	h.mustRefresh(g.RefreshToken, "")
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		g := h.session(subject)
+		for _, off := range []time.Duration{-11 * time.Second, 11 * time.Second} {
+			h.store.skew = off
+			before := h.everything()
+			_, err := h.refresh(g.RefreshToken, "")
+			h.refused(fmt.Sprint("database ", off, " off"), err, issuer.CodeUnavailable)
+			h.unchanged("a refused refresh", before)
+		}
+		h.store.skew = 9 * time.Second
+		h.mustRefresh(g.RefreshToken, "")
+	})
 }
 
 func (h *house) key(name string, scopes ...issuer.Scope) (issuer.APIKey, string) {

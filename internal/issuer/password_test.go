@@ -55,7 +55,7 @@ func (c *changing) changed(g issuer.Grant) {
 }
 
 func TestPasswordChange(t *testing.T) {
-	t.Run("this session goes on and all else ends", func(t *testing.T) {
+	t.Run("this session goes on and all else ends", bubble(func(t *testing.T) {
 		c := newChanging(t)
 		g, effect, err := c.change(c.here.RefreshToken, password, newPassword)
 		if err != nil {
@@ -65,16 +65,16 @@ func TestPasswordChange(t *testing.T) {
 			t.Errorf("effect: got %+v, want %+v", effect, want)
 		}
 		c.changed(g)
-	})
-	t.Run("a crash before the new pair leaves the old refresh token usable", func(t *testing.T) {
+	}))
+	t.Run("a crash before the new pair leaves the old refresh token usable", bubble(func(t *testing.T) {
 		c := newChanging(t)
 		c.store.failIssue = errDisk
 		_, _, err := c.change(c.here.RefreshToken, password, newPassword)
 		c.refused("change", err, issuer.CodeUnavailable)
 		c.restart()
 		c.changed(c.mustRefresh(c.here.RefreshToken, ""))
-	})
-	t.Run("repeating the call completes it", func(t *testing.T) {
+	}))
+	t.Run("repeating the call completes it", bubble(func(t *testing.T) {
 		c := newChanging(t)
 		c.store.failIssue = errDisk
 		_, _, err := c.change(c.here.RefreshToken, password, newPassword)
@@ -92,8 +92,8 @@ func TestPasswordChange(t *testing.T) {
 			t.Error("repeating the call revoked again")
 		}
 		c.changed(g)
-	})
-	t.Run("a refresh in another tab before it gets the same successor", func(t *testing.T) {
+	}))
+	t.Run("a refresh in another tab before it gets the same successor", bubble(func(t *testing.T) {
 		c := newChanging(t)
 		tab := c.mustRefresh(c.here.RefreshToken, "")
 		g, _, err := c.change(c.here.RefreshToken, password, newPassword)
@@ -102,8 +102,8 @@ func TestPasswordChange(t *testing.T) {
 		}
 		c.lives("the other tab's", tab.AccessToken, false)
 		c.changed(g)
-	})
-	t.Run("a refresh in another tab after it gets the same successor", func(t *testing.T) {
+	}))
+	t.Run("a refresh in another tab after it gets the same successor", bubble(func(t *testing.T) {
 		c := newChanging(t)
 		g, _, err := c.change(c.here.RefreshToken, password, newPassword)
 		if err != nil {
@@ -113,8 +113,8 @@ func TestPasswordChange(t *testing.T) {
 			t.Error("the other tab got another successor")
 		}
 		c.changed(g)
-	})
-	t.Run("reuse found in it ends the session and changes nothing else", func(t *testing.T) {
+	}))
+	t.Run("reuse found in it ends the session and changes nothing else", bubble(func(t *testing.T) {
 		c := newChanging(t)
 		c.mustRefresh(c.here.RefreshToken, "")
 		_, _, err := c.change(c.older, password, newPassword)
@@ -129,7 +129,7 @@ func TestPasswordChange(t *testing.T) {
 		if _, err := c.login("ada", password); err != nil {
 			t.Errorf("login with the old password: %v", err)
 		}
-	})
+	}))
 }
 
 func TestPasswordChangeRefuses(t *testing.T) {

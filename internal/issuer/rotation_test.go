@@ -165,7 +165,7 @@ func (h *history) bind(name string, g issuer.Grant) {
 }
 
 func TestP10OneLineage(t *testing.T) {
-	t.Run("parallel refreshes get one successor", func(t *testing.T) {
+	t.Run("parallel refreshes get one successor", bubble(func(t *testing.T) {
 		h := open(t)
 		g := h.session(subject)
 		seen := h.parallel(8, g.RefreshToken)
@@ -178,8 +178,8 @@ func TestP10OneLineage(t *testing.T) {
 		if len(h.since(0)) != 0 {
 			t.Error("a parallel refresh revoked something")
 		}
-	})
-	t.Run("a reuse that is found ends the session though the caller hangs up", func(t *testing.T) {
+	}))
+	t.Run("a reuse that is found ends the session though the caller hangs up", bubble(func(t *testing.T) {
 		h := open(t)
 		a := h.session(subject)
 		b := h.mustRefresh(a.RefreshToken, "")
@@ -189,8 +189,8 @@ func TestP10OneLineage(t *testing.T) {
 		_, err := h.Refresh(ctx, issuer.RefreshRequest{Token: a.RefreshToken})
 		h.refused("replay", err, issuer.CodeGrant)
 		h.lives("after the replay", c.AccessToken, false)
-	})
-	t.Run("a reuse whose commit failed is found again", func(t *testing.T) {
+	}))
+	t.Run("a reuse whose commit failed is found again", bubble(func(t *testing.T) {
 		h := open(t)
 		a := h.session(subject)
 		c := h.mustRefresh(h.mustRefresh(a.RefreshToken, "").RefreshToken, "")
@@ -202,7 +202,7 @@ func TestP10OneLineage(t *testing.T) {
 		_, err = h.refresh(a.RefreshToken, "")
 		h.refused("replay", err, issuer.CodeGrant)
 		h.lives("after the replay", c.AccessToken, false)
-	})
+	}))
 }
 
 // parallel refreshes with one token from n goroutines and returns the
@@ -227,16 +227,18 @@ func (h *house) parallel(n int, token string) map[string]bool {
 }
 
 func TestParallelRefreshNeitherSplitsNorLocksOut(t *testing.T) {
-	h := open(t)
-	token := h.session(subject).RefreshToken
-	for round := range 5 {
-		seen := h.parallel(4, token)
-		if len(seen) != 1 {
-			t.Fatalf("round %d: got %d successors, want 1", round, len(seen))
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		token := h.session(subject).RefreshToken
+		for round := range 5 {
+			seen := h.parallel(4, token)
+			if len(seen) != 1 {
+				t.Fatalf("round %d: got %d successors, want 1", round, len(seen))
+			}
+			for token = range seen {
+			}
 		}
-		for token = range seen {
-		}
-	}
+	})
 }
 
 // R7: whatever way a refresh and a logout cross, nothing verifies or
@@ -265,17 +267,19 @@ func TestRefreshRacingLogoutLeavesNothingAlive(t *testing.T) {
 }
 
 func TestReuseKillsTheAccessTokenToo(t *testing.T) {
-	h := open(t)
-	a := h.session(subject)
-	b := h.mustRefresh(a.RefreshToken, "")
-	c := h.mustRefresh(b.RefreshToken, "")
-	other := h.session(subject)
-	_, err := h.refresh(a.RefreshToken, "")
-	h.refused("replay", err, issuer.CodeGrant)
-	for _, g := range []issuer.Grant{a, b, c} {
-		h.lives("of the session", g.AccessToken, false)
-	}
-	h.lives("of another session", other.AccessToken, true)
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		a := h.session(subject)
+		b := h.mustRefresh(a.RefreshToken, "")
+		c := h.mustRefresh(b.RefreshToken, "")
+		other := h.session(subject)
+		_, err := h.refresh(a.RefreshToken, "")
+		h.refused("replay", err, issuer.CodeGrant)
+		for _, g := range []issuer.Grant{a, b, c} {
+			h.lives("of the session", g.AccessToken, false)
+		}
+		h.lives("of another session", other.AccessToken, true)
+	})
 }
 
 func TestReactivationRevivesNothing(t *testing.T) {

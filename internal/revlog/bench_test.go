@@ -117,7 +117,7 @@ func BenchmarkConnection(b *testing.B) {
 				b.Fatal(err)
 			}
 			for range 2 { // hello and mark
-				if _, err := ws.ReadFrame(r); err != nil {
+				if _, err := readFrame(r); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,8 +1,10 @@
 package revlog_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -25,10 +27,11 @@ var scenarios = map[string]struct {
 }{
 	"plain":              {play: plain},
 	"concurrent writers": {play: concurrentWriters},
-	"random reconnects":  {play: randomReconnects},
+	"random reconnects":  {config: revlog.Config{BufferBytes: 8 << 10}, play: randomReconnects},
 	"far behind":         {config: revlog.Config{BufferBytes: 4 << 10}, play: farBehind},
 	"pages behind":       {config: revlog.Config{BufferBytes: 4 << 10}, play: pagesBehind},
 	"news while joining": {play: newsWhileJoining},
+	"node lags":          {play: nodeLags},
 	"slow reader":        {config: revlog.Config{BufferBytes: 4 << 10}, play: slowReader},
 	"pruned up to":       {play: prunedUpTo},
 	"pruned beyond":      {play: prunedBeyond},
@@ -144,6 +147,38 @@ func newsWhileJoining(w *world) []*recorder {
 	synctest.Wait()
 	w.revoke("client_id", 3)
 	return vs
+}
+
+// quiet is a source that gives no hints, so that the node lags behind it.
+type quiet struct{ revlog.Source }
+
+func (quiet) Changed() <-chan struct{} { return nil }
+
+// nodeLags has verifiers that come from another node: one behind what this one
+// has read, one ahead of it.
+func nodeLags(w *world) []*recorder {
+	behind := connected(w, 1)[0]
+	w.revoke("sid", 3)
+	synctest.Wait()
+	behind.disconnect()
+	w.revoke("sid", 2)
+	w.source = quiet{w.source}
+	w.restart()
+	w.revoke("tenant", 2)
+	log, _ := w.truth()
+	ahead := newRecorder("ahead")
+	ahead.at = bookmark{log: log.ID, epoch: log.Epoch, Mark: log.Head}
+	for _, v := range []*recorder{behind, ahead} {
+		v.connect(w)
+		w.resumes(v)
+	}
+	if got := behind.position(); got != 5 {
+		w.t.Errorf("the node sent records up to %d and has read up to 5", got)
+	}
+	time.Sleep(time.Second)
+	w.revoke("sub", 1)
+	time.Sleep(time.Second)
+	return []*recorder{behind, ahead}
 }
 
 func slowReader(w *world) []*recorder {
@@ -319,6 +354,29 @@ func observe(t *testing.T, config revlog.Config, play scenario) *outcome {
 	return o
 }
 
+// No wake-up is lost: each of many revocations reaches every verifier with
+// nothing coming after it.
+func TestP3ReliableOneByOne(t *testing.T) {
+	w := newWorld(t, revlog.Config{})
+	defer w.close()
+	vs := make([]*recorder, 8)
+	for i := range vs {
+		vs[i] = newRecorder(fmt.Sprint("v", i))
+		vs[i].connect(w)
+	}
+	for len(w.log.Verifiers()) < len(vs) {
+		runtime.Gosched()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for range 300 {
+		c := w.revoke("sid", 1)
+		if applied, n := w.log.WaitApplied(ctx, c.Last); applied != len(vs) || n != len(vs) {
+			t.Fatalf("applied by %d of %d verifiers, want all %d", applied, n, len(vs))
+		}
+	}
+}
+
 // Records come in the order of the log.
 func TestP3Ordered(t *testing.T) {
 	validate(t, func(t *testing.T, _ *outcome, history []event) {
@@ -444,7 +502,7 @@ func TestP3Bookmarkable(t *testing.T) {
 	validate(t, func(t *testing.T, o *outcome, history []event) {
 		var names []string
 		set := map[revset.Key]revset.Record{}
-		checked := uint64(0)
+		checked := history[0].presented.Position
 		for _, e := range history {
 			switch e.kind {
 			case feed.KindHello:
@@ -454,6 +512,9 @@ func TestP3Bookmarkable(t *testing.T) {
 					checked = o.log.Pruned.Position
 				}
 			case feed.KindClaims:
+				if missing := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(e.names, n) }); len(missing) > 0 {
+					t.Errorf("claim names %q were taken back", missing)
+				}
 				names = e.names
 			}
 			for _, r := range e.records {

@@ -259,5 +259,6 @@ func problem(w http.ResponseWriter, status int, kind, detail string) {
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
-	}{"urn:quash:problem:" + kind, http.StatusText(status), status, detail})
+		Code   string `json:"code"`
+	}{"urn:quash:problem:" + kind, http.StatusText(status), status, detail, strings.ReplaceAll(kind, "-", "_")})
 }

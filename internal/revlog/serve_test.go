@@ -191,7 +191,7 @@ func TestPingAnswered(t *testing.T) {
 
 func nextFrame(t *testing.T, r io.Reader) ws.Frame {
 	t.Helper()
-	f, err := ws.ReadFrame(r)
+	f, err := readFrame(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -267,7 +267,7 @@ func (v *recorder) take(r io.Reader, wake chan<- struct{}) error {
 	if gate != nil {
 		<-gate
 	}
-	frame, err := ws.ReadFrame(r)
+	frame, err := readFrame(r)
 	if err != nil {
 		return err
 	}
@@ -296,6 +296,18 @@ func (v *recorder) take(r io.Reader, wake chan<- struct{}) error {
 		}
 	}
 	return nil
+}
+
+func readFrame(r io.Reader) (f ws.Frame, err error) {
+	if f.Header, err = ws.ReadHeader(r); err != nil {
+		return f, err
+	}
+	if f.Header.Masked || f.Header.Length > feed.MaxMessage {
+		return f, fmt.Errorf("a node must not send header %+v", f.Header)
+	}
+	f.Payload = make([]byte, f.Header.Length)
+	_, err = io.ReadFull(r, f.Payload)
+	return f, err
 }
 
 func decode(payload []byte) (e event, err error) {

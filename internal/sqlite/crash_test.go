@@ -93,7 +93,7 @@ func TestP1DurableUnderKill(t *testing.T) {
 	dir := t.TempDir()
 	for round := range soak(5, 100) {
 		path := filepath.Join(dir, strconv.Itoa(round/5)) // rounds go on from one another, but not for ever
-		acknowledged := killed(t, path, 10+rand.IntN(300))
+		acknowledged := killed(t, path, 10+rand.IntN(100))
 		s := open(t, path)
 		for _, a := range acknowledged {
 			if err := stands(t.Context(), s, a); err != nil {
@@ -193,7 +193,7 @@ const (
 // P1: a power cut leaves the log that is written ahead cut off, at a flush or
 // anywhere else. What had been acknowledged before that is there, exactly.
 func TestP1DurableWhereverTheFileIsCut(t *testing.T) {
-	database, wal, acknowledged := recorded(t, soak(6, 60))
+	database, wal, acknowledged := recorded(t, soak(4, 60))
 	dir := t.TempDir()
 	for frame := 0; walHeader+frame*walFrame <= len(wal); frame++ {
 		boundary := walHeader + frame*walFrame

@@ -1,0 +1,96 @@
+package quashtest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/revlog"
+	"github.com/quashdev/quash/internal/revset"
+)
+
+// source is a log in memory.
+type source struct {
+	changed chan struct{}
+
+	mu   sync.Mutex // guards what follows
+	view view
+}
+
+// view is a log at one moment. Its slices only ever grow, so that a copy of it
+// stays what it was.
+type view struct {
+	log     issuer.Log
+	keys    []issuer.SigningKey
+	records []revset.Record
+	marks   []feed.Mark // one more than records: the first is that of the empty log
+}
+
+func newSource(key *jws.PublicKey) (*source, error) {
+	public, err := json.Marshal(key)
+	if err != nil {
+		return nil, err
+	}
+	secret := make([]byte, 32)
+	rand.Read(secret)
+	return &source{
+		changed: make(chan struct{}, 1),
+		view: view{
+			log:   issuer.Log{ID: rand.Text(), Epoch: 1, HashSecret: secret, MaxLifetime: maxLifetime},
+			keys:  []issuer.SigningKey{{ID: key.ID(), Algorithm: string(key.Algorithm()), Public: public, Created: time.Now()}},
+			marks: make([]feed.Mark, 1),
+		},
+	}, nil
+}
+
+// append adds r to the log and returns its position.
+func (s *source) append(r issuer.Revocation) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &s.view
+	v.log.Head = r.Seal(v.log)
+	v.records = append(v.records, r.Record())
+	v.marks = append(v.marks, v.log.Head)
+	if at, found := slices.BinarySearch(v.log.Claims, r.Claim); !found {
+		v.log.Claims = slices.Insert(slices.Clone(v.log.Claims), at, r.Claim)
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+	return r.Position
+}
+
+func (s *source) head() uint64 { return s.now().log.Head.Position }
+
+func (s *source) now() view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.view
+}
+
+func (s *source) View(_ context.Context, fn func(revlog.Reader) error) error { return fn(s.now()) }
+func (s *source) Changed() <-chan struct{}                                   { return s.changed }
+
+func (v view) Log() (issuer.Log, error)                  { return v.log, nil }
+func (v view) SigningKeys() ([]issuer.SigningKey, error) { return v.keys, nil }
+func (v view) MarkAt(position uint64) (feed.Mark, error) { return v.marks[position], nil }
+func (v view) Live(yield func(revset.Record) error) error {
+	for _, r := range v.records {
+		if err := yield(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v view) Records(after uint64, limit int) ([]revset.Record, feed.Mark, error) {
+	end := min(after+uint64(limit), uint64(len(v.records)))
+	return slices.Clone(v.records[after:end]), v.marks[end], nil
+}
