@@ -198,6 +198,7 @@ func TestNotifyContextMissesNoRecordWhileItRegisters(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := newNode(t)
 		v, _ := n.open(n.config())
+		synctest.Wait() // for the first ping: later ones would tell the node what it never sent
 		for i := range uint64(500) {
 			session := fmt.Sprint("s_", i)
 			c := must(v.Verify(n.token(claims{"sid": session})))
