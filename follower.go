@@ -346,7 +346,11 @@ func (f *follower) weigh() {
 	case reason != "" && (old == nil || *old != reason):
 		f.stale.Store(&reason)
 		f.watches.recheck()
-		f.log.Warn("stale: refusing tokens", "reason", reason)
+		level := slog.LevelWarn
+		if f.closed || f.state.Load() == nil { // to be expected: it ends, or has not begun
+			level = slog.LevelInfo
+		}
+		f.log.Log(context.Background(), level, "stale: refusing tokens", "reason", reason)
 	}
 }
 

@@ -254,7 +254,9 @@ func (a *API) note(c *call, took time.Duration) {
 		attrs = append(attrs, slog.String("code", string(c.code)))
 	}
 	if c.cause != nil {
-		level = slog.LevelError
+		if c.r.Context().Err() == nil { // else the client left, which is no fault of the server
+			level = slog.LevelError
+		}
 		attrs = append(attrs, slog.String("error", c.cause.Error()))
 	}
 	a.logger.LogAttrs(context.WithoutCancel(c.r.Context()), level, "request", attrs...)

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/pressly/goose/v3"
 
@@ -46,6 +47,9 @@ func openFile(ctx context.Context, path string) (f file, err error) {
 			return f, err
 		}
 		path = filepath.Join(f.temporary, "db")
+		if err := copyBlank(path); err != nil {
+			return f, err
+		}
 	}
 	if f.lock, err = hold(path + ".lock"); err != nil {
 		return f, err
@@ -60,8 +64,43 @@ func openFile(ctx context.Context, path string) (f file, err error) {
 	if f.readers, err = open(path, "ro", shared); err != nil {
 		return f, err
 	}
-	return f, f.prepare(ctx, flush)
+	if err := f.checkPragmas(ctx, flush); err != nil {
+		return f, err
+	}
+	if f.temporary == "" {
+		if err := migrate(ctx, f.writer); err != nil {
+			return f, err
+		}
+	}
+	return f, f.begin(ctx)
 }
+
+// copyBlank makes a file that has the tables and nothing in them. Many tests
+// open many stores, and making the tables anew is most of what that costs.
+func copyBlank(path string) error {
+	blank, err := blankFile()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, blank, 0o600)
+}
+
+var blankFile = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "quash-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "db")
+	db, err := open(path, "rwc", nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(migrate(context.Background(), db), db.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
 
 // create makes the file if there is none, readable by its owner alone: SQLite
 // gives the files beside it the same mode.
@@ -84,8 +123,8 @@ func open(path, mode string, pragmas []string) (*sql.DB, error) {
 	return db, nil
 }
 
-// prepare checks what durability rests on, and makes or migrates the tables.
-func (f file) prepare(ctx context.Context, flush string) error {
+// checkPragmas checks what durability rests on.
+func (f file) checkPragmas(ctx context.Context, flush string) error {
 	c, err := f.writer.Conn(ctx)
 	if err != nil {
 		return err
@@ -104,15 +143,16 @@ func (f file) prepare(ctx context.Context, flush string) error {
 			return fmt.Errorf("pragma %s is %s where %s is needed; the file must be on a local disk that SQLite's write-ahead log works on", name, got, value)
 		}
 	}
-	return f.migrate(ctx)
+	return nil
 }
 
-func (f file) migrate(ctx context.Context) error {
+// migrate makes the tables, or brings them to the current version.
+func migrate(ctx context.Context, db *sql.DB) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, f.writer, files,
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, files,
 		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
@@ -120,12 +160,17 @@ func (f file) migrate(ctx context.Context) error {
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
+	return nil
+}
+
+// begin gives a new log its id and its secret.
+func (f file) begin(ctx context.Context) error {
 	var id [16]byte
 	var secret [32]byte
 	_, _ = rand.Read(id[:])
 	_, _ = rand.Read(secret[:])
 	var zero feed.Digest
-	_, err = f.writer.ExecContext(ctx, `INSERT INTO meta VALUES (1, ?, 1, ?, 0, ?, 0, ?, 0, 0) ON CONFLICT DO NOTHING`,
+	_, err := f.writer.ExecContext(ctx, `INSERT INTO meta VALUES (1, ?, 1, ?, 0, ?, 0, ?, 0, 0) ON CONFLICT DO NOTHING`,
 		hex.EncodeToString(id[:]), secret[:], zero[:], zero[:])
 	if err != nil {
 		return fmt.Errorf("begin the log: %w", err)
