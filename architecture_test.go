@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +148,68 @@ func TestTestLibrariesStayInTests(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSurfaceIsSmall counts what package quash exports: types, functions,
+// methods, constants and variables. Each is documented.
+func TestSurfaceIsSmall(t *testing.T) {
+	const most = 40
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	export := func(name string, docs ...*ast.CommentGroup) {
+		if !ast.IsExported(name) {
+			return
+		}
+		names = append(names, name)
+		if !slices.ContainsFunc(docs, func(d *ast.CommentGroup) bool { return d.Text() != "" }) {
+			t.Errorf("%s is not documented", name)
+		}
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				if d.Recv == nil || ast.IsExported(receiver(d)) {
+					export(d.Name.Name, d.Doc)
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					switch s := spec.(type) {
+					case *ast.TypeSpec:
+						export(s.Name.Name, d.Doc, s.Doc)
+					case *ast.ValueSpec:
+						for _, n := range s.Names {
+							export(n.Name, s.Doc, d.Doc)
+						}
+					}
+				}
+			}
+		}
+	}
+	if len(names) == 0 || len(names) > most {
+		t.Errorf("package quash exports %d names, want at most %d: %q", len(names), most, names)
+	}
+}
+
+func receiver(d *ast.FuncDecl) string {
+	t := d.Recv.List[0].Type
+	if p, ok := t.(*ast.StarExpr); ok {
+		t = p.X
+	}
+	if id, ok := t.(*ast.Ident); ok {
+		return id.Name
+	}
+	return ""
 }
 
 func TestEveryPackageIsDocumented(t *testing.T) {

@@ -43,6 +43,7 @@ type Server struct {
 	store    issuer.Store
 	issuer   *issuer.Issuer
 	log      *revlog.Log
+	metrics  *metrics
 	memory   *memoryListener
 	feed     *http.Server // for verifiers in this process
 	own      *quash.Verifier
@@ -66,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	cfg.complete()
-	s := &Server{cfg: cfg, memory: newMemoryListener()}
+	s := &Server{cfg: cfg, memory: newMemoryListener(), metrics: newMetrics()}
 	if cfg.TLSCert != "" {
 		var err error
 		if s.cert, err = loadCertificate(cfg.TLSCert, cfg.TLSKey, cfg.Logger); err != nil {
@@ -76,7 +77,9 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if err := prepareData(&s.cfg); err != nil {
 		return nil, err
 	}
-	store, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(cfg.Data, databaseFile), Logger: cfg.Logger})
+	store, err := sqlite.Open(ctx, sqlite.Config{
+		Path: filepath.Join(cfg.Data, databaseFile), Logger: cfg.Logger, Committed: s.metrics.committed,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +112,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	surface, err := api.New(api.Config{
-		Issuer: s.issuer, Log: s.log, Logger: s.cfg.Logger,
+		Issuer: s.issuer, Log: s.log, Logger: s.cfg.Logger, Registry: s.metrics.registry,
 		TrustedProxies: s.cfg.TrustedProxies, RequestsPerSecond: s.cfg.RequestsPerSecond,
 	})
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -224,6 +226,64 @@ func TestP6ExactWithinTheSecond(t *testing.T) {
 	revoked(t, v, this.AccessToken)
 	accepted(t, v, changed.AccessToken)
 	accepted(t, v, after.AccessToken)
+}
+
+// TestP11Evidence reads who revoked what and why, from the revocation, the
+// audit and the explanation of a dead token, and proves the chain.
+func TestP11Evidence(t *testing.T) {
+	r := start(t, config(t))
+	if _, err := r.admin.CreateAccount(t.Context(), client.NewAccount{Subject: "u_1", Claims: []byte(`{"tenant":"acme"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	grant, err := r.admin.OpenSession(t.Context(), "u_1", client.Device{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.admin.Revoke(t.Context(), client.RevokeRequest{Claim: "tenant", Value: "acme", Reason: "left us"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := r.admin.Revocations(t.Context(), client.RevocationQuery{})
+	if err != nil || len(page.Items) != 1 {
+		t.Fatalf("got %v, %v, want one revocation", page.Items, err)
+	}
+	if got := page.Items[0]; got.Position != out.Position || got.Claim != "tenant" || got.Value != "acme" || got.Actor != "admin:admin" || got.Reason != "left us" || got.Time.IsZero() {
+		t.Errorf("the revocation says %+v", got)
+	}
+	audit, err := r.admin.Audit(t.Context(), client.AuditQuery{Event: "revoked"})
+	if err != nil || len(audit.Items) != 1 || audit.Items[0].Position != out.Position || audit.Items[0].Reason != "left us" {
+		t.Errorf("the audit says %+v, %v", audit.Items, err)
+	}
+	why, err := r.admin.Explain(t.Context(), grant.AccessToken)
+	if err != nil || why.Verdict != "revoked" || len(why.Revocations) != 1 || why.Revocations[0].Reason != "left us" {
+		t.Errorf("the explanation says %+v, %v", why, err)
+	}
+	if report, err := r.admin.VerifyLog(t.Context()); err != nil || !report.Whole || report.Checked != 1 {
+		t.Errorf("the chain: %+v, %v", report, err)
+	}
+}
+
+// TestMetrics shows what the store, the log and the requests did.
+func TestMetrics(t *testing.T) {
+	r := start(t, config(t))
+	r.verifier(t)
+	resp, err := http.Get("http://" + r.cfg.Private + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"quash_log_position", "quash_live_revocations", "quash_verifiers 2", "quash_verifier_lag_positions{",
+		"quash_http_request_seconds_bucket{", "quash_commit_seconds_count", "quash_commit_transactions_count", "go_goroutines",
+	} {
+		if !strings.Contains(string(text), name) {
+			t.Errorf("/metrics does not show %s", name)
+		}
+	}
 }
 
 // TestP1DurableAcrossRestart stops a server in order and starts it again on

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
@@ -119,6 +120,7 @@ func (s *Store) run(group []*op) {
 	defer s.tell()
 	retried := false
 	for len(group) > 0 {
+		began := time.Now()
 		broken, err := s.apply(group)
 		switch {
 		case broken >= 0: // and with it the transaction, for the others too
@@ -126,6 +128,7 @@ func (s *Store) run(group []*op) {
 			group = append(group[:broken], group[broken+1:]...)
 			continue
 		case err == nil:
+			s.told(time.Since(began), len(group))
 			answer(group, nil)
 			return
 		case errors.Is(err, errNotBegun):
