@@ -23,6 +23,7 @@ import (
 	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/memnet"
 	"github.com/quashdev/quash/internal/revlog"
 	"github.com/quashdev/quash/internal/revset"
 )
@@ -42,7 +43,7 @@ type Issuer struct {
 	key      *jws.PrivateKey
 	source   *source
 	log      *revlog.Log
-	listener *listener
+	listener *memnet.Listener
 	secret   string // the verifiers' key
 	count    atomic.Int64
 }
@@ -59,7 +60,7 @@ func New(t testing.TB) *Issuer {
 		t.Fatalf("quashtest: %v", err)
 	}
 	i := &Issuer{
-		key: key, source: s, listener: newListener(), secret: rand.Text(),
+		key: key, source: s, listener: memnet.Listen(), secret: rand.Text(),
 		log: revlog.New(revlog.Config{Issuer: issuerURL}, s),
 	}
 	i.serve(t)
@@ -99,7 +100,7 @@ func (i *Issuer) feed(w http.ResponseWriter, r *http.Request) {
 // Config returns what [quash.Open] needs to follow the issuer, for code under
 // test that opens its verifier itself.
 func (i *Issuer) Config(audience string) quash.Config {
-	return quash.Config{URL: "http://issuer.test", Key: i.secret, Audience: audience, Dial: i.listener.dial}
+	return quash.Config{URL: "http://issuer.test", Key: i.secret, Audience: audience, Dial: i.listener.Dial}
 }
 
 // Verifier returns a verifier that follows the issuer until t ends. An empty

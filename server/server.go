@@ -33,6 +33,7 @@ import (
 	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/internal/api"
 	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/memnet"
 	"github.com/quashdev/quash/internal/revlog"
 	"github.com/quashdev/quash/internal/sqlite"
 )
@@ -44,7 +45,7 @@ type Server struct {
 	issuer   *issuer.Issuer
 	log      *revlog.Log
 	metrics  *metrics
-	memory   *memoryListener
+	memory   *memnet.Listener
 	feed     *http.Server // for verifiers in this process
 	own      *quash.Verifier
 	public   http.Handler
@@ -67,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	cfg.complete()
-	s := &Server{cfg: cfg, memory: newMemoryListener(), metrics: newMetrics()}
+	s := &Server{cfg: cfg, memory: memnet.Listen(), metrics: newMetrics()}
 	if cfg.TLSCert != "" {
 		var err error
 		if s.cert, err = loadCertificate(cfg.TLSCert, cfg.TLSKey, cfg.Logger); err != nil {
@@ -188,7 +189,7 @@ func (s *Server) PrivateHandler() http.Handler { return s.private }
 // before the server.
 func (s *Server) Verifier(ctx context.Context, audience string) (*quash.Verifier, error) {
 	return quash.Open(ctx, quash.Config{
-		URL: "http://" + inProcess, Key: inProcess, Name: inProcess, Dial: s.memory.dial,
+		URL: "http://" + inProcess, Key: inProcess, Name: inProcess, Dial: s.memory.Dial,
 		Audience: audience, Issuer: s.cfg.Issuer, MaxRevocations: s.cfg.MaxRevocations, Logger: s.cfg.Logger,
 	})
 }
