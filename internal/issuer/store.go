@@ -5,8 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
+	"strconv"
 	"time"
 
 	"github.com/quashdev/quash/internal/feed"
@@ -240,11 +240,13 @@ func (r *Revocation) Record() revset.Record {
 
 // evidence covers what the record itself does not show.
 func (r *Revocation) evidence() [sha256.Size]byte {
-	h := sha256.New()
-	for _, s := range [...]string{r.Issuer, r.Claim, r.Value, r.Event, r.Actor, r.Reason, fmt.Sprint(r.Time.UnixMilli())} {
-		fmt.Fprintf(h, "%d:%s", len(s), s)
+	var stack [512]byte
+	b := stack[:0]
+	for _, s := range [...]string{r.Issuer, r.Claim, r.Value, r.Event, r.Actor, r.Reason, strconv.FormatInt(r.Time.UnixMilli(), 10)} {
+		b = strconv.AppendInt(b, int64(len(s)), 10)
+		b = append(append(b, ':'), s...)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return sha256.Sum256(b)
 }
 
 // SigningKey is a key pair that access tokens are signed with.

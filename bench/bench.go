@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// bench is one run.
+type bench struct {
+	ctx context.Context
+	dir string // for data
+	sizes
+	progress *progress
+}
+
+// sizes say how much is measured.
+type sizes struct {
+	rounds      int           // of a few milliseconds, which a busy machine seldom interrupts
+	long        int           // rounds of what takes longer
+	revocations int           // that live
+	tokens      int           // verified in a round, where each is a cache miss
+	hot         int           // tokens in the cache
+	verified    int           // of them in a round
+	lookups     int           // in a round
+	parallel    time.Duration // of a round beside a writer
+	single      int           // durable operations in a round by one caller
+	grouped     int           // by 64 callers
+	fleets      []fleetSize
+}
+
+// fleetSize is a number of verifiers and how often they are told something.
+type fleetSize struct{ verifiers, events int }
+
+var full = sizes{
+	rounds:      31,
+	long:        15,
+	revocations: 1_000_000,
+	tokens:      200,
+	hot:         10_000,
+	verified:    1_000,
+	lookups:     20_000,
+	parallel:    200 * time.Millisecond,
+	single:      300,
+	grouped:     6400,
+	fleets:      []fleetSize{{10, 500}, {100, 400}, {1000, 120}},
+}
+
+// candidate does something once a round and returns what it costs or gives.
+type candidate func() (float64, error)
+
+// alternate runs every candidate once a round, in an order that changes, and
+// returns the samples of each.
+func (b *bench) alternate(what string, rounds int, candidates ...candidate) ([][]float64, error) {
+	samples := make([][]float64, len(candidates))
+	for round := range rounds {
+		b.progress.show("%s: round %d of %d", what, round+1, rounds)
+		runtime.GC()
+		for _, i := range rand.Perm(len(candidates)) {
+			if err := b.ctx.Err(); err != nil {
+				return nil, err
+			}
+			v, err := candidates[i]()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", what, err)
+			}
+			samples[i] = append(samples[i], v)
+		}
+	}
+	return samples, nil
+}
+
+// perCall returns the seconds that one of n calls takes.
+func perCall(n int, call func(i int) error) (float64, error) {
+	start := time.Now()
+	for i := range n {
+		if err := call(i); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(start).Seconds() / float64(n), nil
+}
+
+func median(samples []float64) float64 { return quantile(samples, .5) }
+
+func quantile(samples []float64, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(samples))
+	return sorted[int(q*float64(len(sorted)-1)+.5)]
+}
+
+// quotients divides what was measured in the same round.
+func quotients(over, under []float64) []float64 {
+	q := make([]float64, len(over))
+	for i := range q {
+		q[i] = over[i] / under[i]
+	}
+	return q
+}
+
+// progress is one line on a terminal that says what is being measured.
+type progress struct {
+	out   io.Writer // nil where there is no terminal
+	shown int
+}
+
+func newProgress(f *os.File) *progress {
+	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return &progress{}
+	}
+	return &progress{out: f}
+}
+
+func (p *progress) show(format string, args ...any) {
+	if p.out == nil {
+		return
+	}
+	line := fmt.Sprintf(format, args...)
+	n := utf8.RuneCountInString(line)
+	fmt.Fprint(p.out, "\r", line, strings.Repeat(" ", max(0, p.shown-n)))
+	p.shown = n
+}
+
+func (p *progress) clear() {
+	if p.shown > 0 {
+		p.show("")
+		p.show("")
+		fmt.Fprint(p.out, "\r")
+	}
+}

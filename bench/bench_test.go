@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if text, ok := os.LookupEnv(clientsVariable); ok {
+		exit(runClients(text))
+	}
+	os.Exit(m.Run())
+}
+
+var tiny = sizes{
+	rounds:      2,
+	long:        1,
+	revocations: 2000,
+	tokens:      3,
+	hot:         40,
+	verified:    10,
+	lookups:     1000,
+	parallel:    5 * time.Millisecond,
+	single:      3,
+	grouped:     256,
+	fleets:      []fleetSize{{3, 3}},
+}
+
+// Every candidate checks what it measures, so that a figure is never one of
+// something that failed.
+func TestEverySubjectCanBeMeasured(t *testing.T) {
+	r := newReport(time.Now())
+	for _, s := range subjects {
+		b := &bench{ctx: t.Context(), dir: t.TempDir(), sizes: tiny, progress: &progress{}}
+		rows, err := s.measure(b)
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		r.add(s.name, rows)
+	}
+	for _, w := range r.Rows {
+		// With few entries the heap may not seem to grow at all.
+		if w.Unit != bytesEach && !(w.Ours > 0 && w.Theirs > 0 && w.Ratio > 0) {
+			t.Errorf("%s, %s: got %v, %v, %v, want figures above zero", w.Subject, w.What, w.Ours, w.Theirs, w.Ratio)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	r := newReport(time.Unix(0, 0))
+	slow := times("slow", seconds, []float64{3e-6}, "floor", []float64{1e-6}, bound{Most: 1.5})
+	quick := faster("quick", []float64{2e-9}, "peer", []float64{400e-9}, bound{Least: 3})
+	r.add("subject", []row{slow, quick, times("plain", perSecond, []float64{1234567}, "peer", []float64{1e6}, bound{})})
+	var out bytes.Buffer
+	r.print(&out)
+	for _, want := range []string{
+		"slow          3.0 µs  floor               1.0 µs  3.00×  ≤ 1.50  missed\n",
+		"quick           2 ns  peer                400 ns   200×  ≥ 3.00\n",
+		"plain    1,234,567/s  peer           1,000,000/s  1.23×\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got\n%s\nwant it to contain %q", &out, want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "results", "latest.json")
+	if err := r.write(file); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read report
+	if err := json.Unmarshal(text, &read); err != nil {
+		t.Fatal(err)
+	}
+	if len(read.Rows) != 3 || *read.Rows[0].Met || !*read.Rows[1].Met || read.Rows[2].Met != nil {
+		t.Errorf("got %s, want three rows: missed, met, and without a target", text)
+	}
+}
+
+func TestSubjectsAreChosenByName(t *testing.T) {
+	if got, err := choose("feed,verify"); err != nil || len(got) != 2 || got[0].name != "feed" {
+		t.Errorf("got %v, %v, want feed and verify", got, err)
+	}
+	if _, err := choose("speed"); err == nil {
+		t.Error("got no error for a subject that is not there")
+	}
+}

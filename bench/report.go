@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// unit is what a figure counts.
+type unit string
+
+const (
+	seconds   unit = "s"
+	perSecond unit = "/s"
+	bytesEach unit = "B"
+)
+
+// bound is what a figure should be at most or at least; zero does not bound.
+type bound struct {
+	Most  float64 `json:"most,omitempty"`
+	Least float64 `json:"least,omitempty"`
+}
+
+func (b bound) met(v float64) bool {
+	return (b.Most == 0 || v <= b.Most) && (b.Least == 0 || v >= b.Least)
+}
+
+func (b bound) text(format func(float64) string) string {
+	switch {
+	case b.Most != 0:
+		return "≤ " + format(b.Most)
+	case b.Least != 0:
+		return "≥ " + format(b.Least)
+	}
+	return ""
+}
+
+// row is one comparison.
+type row struct {
+	Subject     string  `json:"subject"`
+	What        string  `json:"what"`
+	Unit        unit    `json:"unit"`
+	Ours        float64 `json:"ours"`
+	Beside      string  `json:"beside"` // floor or peer
+	Theirs      float64 `json:"theirs"`
+	Ratio       float64 `json:"ratio"`
+	RatioTarget bound   `json:"ratio_target,omitzero"`
+	OursTarget  bound   `json:"ours_target,omitzero"`
+	Met         *bool   `json:"met,omitempty"` // nil where there is no target
+}
+
+// times is a row whose ratio says how many times theirs ours is.
+func times(what string, u unit, ours []float64, beside string, theirs []float64, target bound) row {
+	return row{
+		What: what, Unit: u, Ours: median(ours), Beside: beside, Theirs: median(theirs),
+		Ratio: median(quotients(ours, theirs)), RatioTarget: target,
+	}
+}
+
+// faster is a row of times that says how many times as fast ours is.
+func faster(what string, ours []float64, beside string, theirs []float64, target bound) row {
+	r := times(what, seconds, ours, beside, theirs, target)
+	r.Ratio = median(quotients(theirs, ours))
+	return r
+}
+
+// report is what a run found, and where.
+type report struct {
+	Date    string `json:"date"`
+	Machine string `json:"machine"`
+	Go      string `json:"go"`
+	Rows    []row  `json:"rows"`
+}
+
+func newReport(now time.Time) *report {
+	return &report{
+		Date:    now.UTC().Format(time.RFC3339),
+		Machine: fmt.Sprintf("%s/%s, %d × %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor()),
+		Go:      runtime.Version(),
+	}
+}
+
+// processor returns its model where the system tells.
+func processor() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "processor"
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, model, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(model)
+		}
+	}
+	return "processor"
+}
+
+func (r *report) add(subject string, rows []row) {
+	for _, w := range rows {
+		w.Subject = subject
+		if w.RatioTarget != (bound{}) || w.OursTarget != (bound{}) {
+			met := w.RatioTarget.met(w.Ratio) && w.OursTarget.met(w.Ours)
+			w.Met = &met
+		}
+		r.Rows = append(r.Rows, w)
+	}
+}
+
+func (r *report) write(file string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
+
+func (r *report) print(out io.Writer) {
+	cells := [][]string{{"", "ours", "floor or peer", "", "ratio", "target", ""}}
+	var last row
+	for _, w := range r.Rows {
+		line := w.cells()
+		if w.Subject != last.Subject {
+			cells = append(cells, []string{""}, []string{strings.ToUpper(w.Subject)})
+		} else if w.What == last.What {
+			line[0], line[1] = "", ""
+		}
+		cells = append(cells, line)
+		last = w
+	}
+	fmt.Fprintf(out, "%s, %s, %s\n\n", r.Machine, r.Go, r.Date)
+	align(out, cells)
+}
+
+func (w *row) cells() []string {
+	figure := func(v float64) string { return format(v, w.Unit) }
+	targets := []string{w.RatioTarget.text(ratio), w.OursTarget.text(figure)}
+	verdict := ""
+	if w.Met != nil && !*w.Met {
+		verdict = "missed"
+	}
+	return []string{
+		w.What, figure(w.Ours), w.Beside, figure(w.Theirs), ratio(w.Ratio) + "×",
+		strings.Trim(strings.Join(targets, ", "), ", "), verdict,
+	}
+}
+
+// align prints cells in columns: figures to the right, text to the left.
+func align(out io.Writer, cells [][]string) {
+	right := map[int]bool{1: true, 3: true, 4: true}
+	var widths [7]int
+	for _, line := range cells {
+		for i, c := range line {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	for _, line := range cells {
+		var b strings.Builder
+		for i, c := range line {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
+			if right[i] {
+				b.WriteString(pad + c + "  ")
+			} else {
+				b.WriteString(c + pad + "  ")
+			}
+		}
+		fmt.Fprintln(out, strings.TrimRight(b.String(), " "))
+	}
+}
+
+func format(v float64, u unit) string {
+	switch {
+	case u == bytesEach:
+		return fmt.Sprintf("%.1f B", v)
+	case u == perSecond:
+		return thousands(v) + "/s"
+	case v < 1e-6:
+		return fmt.Sprintf("%.0f ns", v*1e9)
+	case v < 1e-3:
+		return fmt.Sprintf("%.1f µs", v*1e6)
+	case v < 1:
+		return fmt.Sprintf("%.2f ms", v*1e3)
+	}
+	return fmt.Sprintf("%.2f s", v)
+}
+
+func ratio(v float64) string {
+	switch {
+	case v < 10:
+		return fmt.Sprintf("%.2f", v)
+	case v < 100:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+func thousands(v float64) string {
+	digits := strconv.FormatInt(int64(v+.5), 10)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
