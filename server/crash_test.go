@@ -79,10 +79,11 @@ func (c *child) kill() {
 	<-c.ended
 }
 
-// TestNoVerifierForgets kills the server under load and starts it again, a few
-// times. No verifier ever accepts a token after it has refused it, or after
+// TestNoVerifierForgets kills the server under load and starts it again, three
+// times, or with QUASH_SOAK forty. No verifier ever accepts a token after it has refused it, or after
 // it has applied its revocation, and whatever was answered with success is
-// refused by all in the end, those that start later too.
+// refused by all in the end, those that start later too. No reuse of a refresh
+// token goes undetected either.
 func TestNoVerifierForgets(t *testing.T) {
 	cfg := config(t)
 	c := startChild(t, cfg)
@@ -112,7 +113,12 @@ func TestNoVerifierForgets(t *testing.T) {
 			}
 		})
 	}
-	for round := range 3 {
+	kills := 3
+	if os.Getenv("QUASH_SOAK") != "" {
+		kills = 40
+	}
+	reuses := 0
+	for round := range kills {
 		var load sync.WaitGroup
 		for range 4 {
 			load.Go(func() {
@@ -121,10 +127,20 @@ func TestNoVerifierForgets(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(150+100*round) * time.Millisecond)
+		var replayed []replay
+		load.Go(func() {
+			for r, err := rotateTwice(t, c); err == nil; r, err = rotateTwice(t, c) {
+				replayed = append(replayed, r)
+			}
+		})
+		time.Sleep(time.Duration(150+100*(round%5)) * time.Millisecond)
 		c.kill()
 		load.Wait()
 		c = startChild(t, cfg)
+		for _, r := range replayed {
+			r.mustEnd(t, c)
+		}
+		reuses += len(replayed)
 	}
 	last := c.verifier(t)
 	log, err := c.admin.Log(t.Context())
@@ -145,7 +161,7 @@ func TestNoVerifierForgets(t *testing.T) {
 	if dead.Load() == 0 {
 		t.Error("nothing was revoked")
 	}
-	t.Logf("%d revokes answered, %d verifies of dead tokens, 3 kills", dead.Load(), verified.Load())
+	t.Logf("soak: the server killed %d times, %d revokes answered, %d verifies of dead tokens, none accepted, %d reuses found after a kill", kills, dead.Load(), verified.Load(), reuses)
 }
 
 // revokeOne opens a session and ends it. What it notes was answered with success.
@@ -167,6 +183,40 @@ func revokeOne(t *testing.T, c *child, tokens *tokenList) error {
 	}
 	tokens.add(deadToken{grant.AccessToken, out.Position})
 	return nil
+}
+
+// replay is a session whose refresh token was rotated twice, as the server
+// answered before it was killed.
+type replay struct{ first, last string }
+
+func rotateTwice(t *testing.T, c *child) (r replay, err error) {
+	accounts, err := c.admin.Accounts(t.Context(), "", 1)
+	if err != nil {
+		return r, err
+	}
+	grant, err := c.admin.OpenSession(t.Context(), accounts.Items[0].Subject, client.Device{})
+	if err != nil {
+		return r, err
+	}
+	r = replay{grant.RefreshToken, grant.RefreshToken}
+	for range 2 {
+		if grant, err = c.user.Refresh(t.Context(), r.last, ""); err != nil {
+			return r, err
+		}
+		r.last = grant.RefreshToken
+	}
+	return r, nil
+}
+
+// mustEnd presents the first token again: the server that was killed has not
+// forgotten that it was used, and the session ends.
+func (r replay) mustEnd(t *testing.T, c *child) {
+	t.Helper()
+	for _, token := range []string{r.first, r.last} {
+		if _, err := c.user.Refresh(t.Context(), token, ""); !isCode(err, client.CodeGrant) {
+			t.Errorf("reuse after a kill: got %v, want %s", err, client.CodeGrant)
+		}
+	}
 }
 
 type deadToken struct {

@@ -346,7 +346,7 @@ func TestMemory(t *testing.T) {
 	runtime.GC()
 	used := (heap() - base) / float64(n)
 	peak /= float64(n)
-	t.Logf("%d entries: %.2f bytes each in use, %.2f at the peak", n, used, peak)
+	t.Logf("soak: %d entries, %.2f bytes each in use, %.2f at the peak", n, used, peak)
 	if used > 30 || peak > 60 {
 		t.Errorf("%.2f bytes an entry in use and %.2f at the peak, want at most 30 and 60", used, peak)
 	}
