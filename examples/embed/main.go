@@ -1,6 +1,9 @@
 // Embed is a monolith: the whole server in the application's own process and
 // mux, with a verifier that follows the log in memory. There is no second
-// process and no private listener.
+// process. What administrators use is served on another address, on loopback:
+//
+//	go run ./examples/embed
+//	quash account create ada
 package main
 
 import (
@@ -19,16 +22,11 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	app, err := open(ctx, "quash-data", "http://127.0.0.1:8080")
+	app, err := open(ctx, "quash-data", "http://127.0.0.1:8080", "127.0.0.1:8081")
 	if err != nil {
 		log.Fatal(err)
 	}
-	web := &http.Server{Addr: "127.0.0.1:8080", Handler: app.mux}
-	context.AfterFunc(ctx, func() { _ = web.Shutdown(context.Background()) })
-	if err := web.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		log.Print(err)
-	}
-	if err := app.close(context.Background()); err != nil {
+	if err := app.serve(ctx, stop, "127.0.0.1:8080"); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -39,8 +37,8 @@ type app struct {
 	verifier *quash.Verifier
 }
 
-func open(ctx context.Context, data, url string) (*app, error) {
-	srv, err := server.Open(ctx, server.Config{Data: data, Issuer: url})
+func open(ctx context.Context, data, url, private string) (*app, error) {
+	srv, err := server.Open(ctx, server.Config{Data: data, Issuer: url, Private: private})
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +52,31 @@ func open(ctx context.Context, data, url string) (*app, error) {
 	return &app{mux, srv, v}, nil
 }
 
-func (a *app) close(ctx context.Context) error {
-	return errors.Join(a.verifier.Close(ctx), a.srv.Close(ctx))
+// serve serves users on an address, and administrators on the server's own,
+// until ctx ends. Then requests under way are answered before anything closes.
+func (a *app) serve(ctx context.Context, stop func(), address string) error {
+	running, end := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		defer stop()
+		ended <- a.srv.Run(running)
+	}()
+	web := &http.Server{Addr: address, Handler: a.mux}
+	drained := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(drained)
+		_ = web.Shutdown(context.Background())
+	})
+	log.Printf("users: http://%s, administrators: http://127.0.0.1:8081", address)
+	err := web.ListenAndServe()
+	stop()
+	<-drained
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	err = errors.Join(err, a.verifier.Close(context.Background()))
+	end()
+	return errors.Join(err, <-ended)
 }
 
 func orders(w http.ResponseWriter, r *http.Request) {

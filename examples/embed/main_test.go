@@ -13,11 +13,12 @@ import (
 // process.
 func TestOneProcessIsEnough(t *testing.T) {
 	ctx := t.Context()
-	app, err := open(ctx, filepath.Join(t.TempDir(), "data"), "http://shop.example")
+	app, err := open(ctx, filepath.Join(t.TempDir(), "data"), "http://shop.example", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer app.close(ctx)
+	defer app.srv.Close(ctx)
+	defer app.verifier.Close(ctx)
 	web := httptest.NewServer(app.mux)
 	defer web.Close()
 	private := httptest.NewServer(app.srv.PrivateHandler())
