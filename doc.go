@@ -3,8 +3,7 @@
 // A [Verifier] keeps the live revocations and the issuer's public keys in its
 // own memory, in step with a Quash node through one connection. Verifying
 // takes nothing but memory and processor time: no look-up over the network, no
-// database, no lock. When a call to the node that ends tokens has been answered
-// as confirmed, every running verifier refuses them.
+// database, no lock.
 //
 //	v, err := quash.Open(ctx, quash.Config{URL: url, Key: key, Audience: "orders"})
 //	if err != nil {

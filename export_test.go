@@ -1,6 +1,10 @@
 package quash
 
-import "github.com/quashdev/quash/internal/revset"
+import (
+	"time"
+
+	"github.com/quashdev/quash/internal/revset"
+)
 
 // CacheBytes returns what the verifier's cache counts, and what is really in
 // it: the sum over its entries, and how many they are.
@@ -12,6 +16,14 @@ func CacheBytes(v *Verifier) (counted, sum int64, entries int) {
 		}
 	}
 	return v.cache.bytes.Load(), sum, entries
+}
+
+// StepNode moves what the verifier takes for the node's clock, as if its own
+// wall clock had stepped the other way since the latest pong.
+func StepNode(v *Verifier, by time.Duration) {
+	v.follower.mu.Lock()
+	defer v.follower.mu.Unlock()
+	v.follower.clock = v.follower.clock.Add(by)
 }
 
 // Watches returns how many contexts of NotifyContext the verifier keeps, and

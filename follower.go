@@ -1,6 +1,7 @@
 package quash
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -68,9 +69,10 @@ type follower struct {
 	at        bookmark
 	connected bool
 	since     time.Time
-	heard     time.Time
-	clock     time.Time // the node's when heard was set
-	doubt     string    // reasons to be stale, by weight
+	heard     time.Time     // when the latest pong came
+	clock     time.Time     // the node's by that pong; zero before the first one
+	trip      time.Duration // how long before heard the node may have read it
+	doubt     string        // reasons to be stale, by weight
 	skew      string
 	closed    bool
 	failure   error // why the latest connection failed; nil once in step
@@ -94,6 +96,7 @@ func (f *follower) init(c Config, address *url.URL, w *watches) {
 	f.process = rand.Text()
 	f.started, f.opening = make(chan error, 1), true
 	f.since = time.Now()
+	f.skew = "the node's clock is not known yet"
 	f.suspect("it has not caught up with the log yet")
 }
 
@@ -256,7 +259,18 @@ func (f *follower) step(h *feed.Hello) {
 	f.log.Info("in step with the node", "log", h.Log, "epoch", h.Epoch, "position", f.at.Position, "resumed", h.Resumes, "reason", h.Reason)
 	f.weigh()
 	f.mu.Unlock()
-	f.start(nil)
+	f.settle()
+}
+
+// settle lets Open return once the verifier is in step and knows the
+// node's clock.
+func (f *follower) settle() {
+	f.mu.Lock()
+	settled := f.doubt == "" && !f.clock.IsZero()
+	f.mu.Unlock()
+	if settled {
+		f.start(nil)
+	}
 }
 
 // start tells Open how the start went, and reports whether it was still open.
@@ -290,7 +304,7 @@ func (f *follower) unready(cause error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failure == nil {
-		return fmt.Errorf("not ready yet: %w", cause)
+		return fmt.Errorf("not ready yet: %s: %w", f.reason(), cause)
 	}
 	return fmt.Errorf("not ready yet: %w: latest attempt: %w", cause, f.failure)
 }
@@ -303,7 +317,7 @@ func (f *follower) suspect(doubt string) {
 	f.weigh()
 }
 
-// tell compares the clocks by a pong: the node's was read between the ping's
+// tell learns the node's clock from a pong: it was read between the ping's
 // sending and now.
 func (f *follower) tell(p feed.Pong) {
 	now := time.Now()
@@ -311,11 +325,26 @@ func (f *follower) tell(p feed.Pong) {
 	if earliest := now.Add(-patience); sent.Before(earliest) {
 		sent = earliest
 	}
-	clock := time.UnixMilli(p.Clock)
+	f.mu.Lock()
+	f.heard, f.clock, f.trip = now, time.UnixMilli(p.Clock), now.Sub(sent)
+	f.mu.Unlock()
+	f.compare()
+	f.settle()
+}
+
+// compare makes the verifier stale while its wall clock and the node's part.
+// The node's is carried on by the monotonic clock, so that a step of the wall
+// clock shows while no node is there to ask.
+func (f *follower) compare() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.heard, f.clock, f.skew = now, clock, ""
-	if clock.Before(sent.Add(-clockSkew)) || clock.After(now.Add(clockSkew)) {
+	if f.clock.IsZero() {
+		return
+	}
+	now, earliest := time.Now(), f.clock.Add(time.Since(f.heard))
+	latest := earliest.Add(f.trip)
+	f.skew = ""
+	if now.Before(earliest.Add(-clockSkew)) || now.After(latest.Add(clockSkew)) {
 		f.skew = fmt.Sprintf("its clock is more than %s off the node's: set both by NTP", clockSkew)
 	}
 	f.weigh()
@@ -328,17 +357,18 @@ func (f *follower) close() {
 	f.weigh()
 }
 
+// reason says why the verifier is stale; empty: it is not. The caller holds mu.
+func (f *follower) reason() string {
+	if f.closed {
+		return "it was closed"
+	}
+	return cmp.Or(f.doubt, f.skew)
+}
+
 // weigh makes the verifier stale or fresh by the reasons there are. The caller
 // holds mu.
 func (f *follower) weigh() {
-	reason := f.doubt
-	switch {
-	case f.closed:
-		reason = "it was closed"
-	case reason == "":
-		reason = f.skew
-	}
-	old := f.stale.Load()
+	reason, old := f.reason(), f.stale.Load()
 	switch {
 	case reason == "" && old != nil:
 		f.stale.Store(nil)
@@ -347,7 +377,7 @@ func (f *follower) weigh() {
 		f.stale.Store(&reason)
 		f.watches.recheck()
 		level := slog.LevelWarn
-		if f.closed || f.state.Load() == nil { // to be expected: it ends, or has not begun
+		if f.closed || f.clock.IsZero() { // to be expected: it ends, or has not begun
 			level = slog.LevelInfo
 		}
 		f.log.Log(context.Background(), level, "stale: refusing tokens", "reason", reason)

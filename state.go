@@ -164,7 +164,9 @@ func (st *state) check(c *Claims, notBefore, now time.Time) error {
 }
 
 // revocationKeys returns the keys of the revocations that would name the
-// token: one for each value of each claim that any record names.
+// token: one for each value of each claim that any record names. A number that
+// cannot be told from its neighbours leaves in doubt what names it, which
+// refuses.
 func (st *state) revocationKeys(s *scratch) ([]revset.Key, error) {
 	keys := make([]revset.Key, 0, len(st.names))
 	if _, ok := slices.BinarySearch(st.names, kidClaim); ok {
@@ -179,14 +181,28 @@ func (st *state) revocationKeys(s *scratch) ([]revset.Key, error) {
 			s.elements = append(s.elements[:0], m.Value)
 		}
 		for _, value := range s.elements {
+			if !nameable(value) {
+				continue
+			}
 			text, ok := jws.Text(value)
 			if !ok {
-				return nil, invalid("claim " + strconv.Quote(m.Name) + " is revocable and has a value that cannot be compared")
+				return nil, invalid("claim " + strconv.Quote(m.Name) + " is revocable and has a number that is too large to compare")
 			}
 			keys = append(keys, st.key(m.Name, text))
 		}
 	}
 	return keys, nil
+}
+
+// nameable says whether the value is of a type that revocations name: a string,
+// a number or a boolean. Others leave the token to be judged by the rest, or
+// else revoking one account's value would lock out another's tokens.
+func nameable(value []byte) bool {
+	switch value[0] {
+	case 'n', '{', '[':
+		return false
+	}
+	return true
 }
 
 func (st *state) key(claim, value string) revset.Key {

@@ -23,10 +23,12 @@ type Verifier struct {
 }
 
 // Open returns a verifier that follows the node from then on, once it is
-// ready: it has all revocations up to the log's head when it connected. While
-// it is not, Open tries again for as long as ctx lives; it fails at once
-// where the configuration is wrong, the node refuses the key, or the node
-// serves another issuer. Ctx bounds the start only.
+// ready: it has all revocations up to the log's head when it connected, and
+// knows the node's clock; where the two clocks are too far apart, it is stale
+// until they are not. While it is not ready, Open tries again for as long as
+// ctx lives; it fails at once where the configuration is wrong, the node
+// refuses the key, or the node serves another issuer. Ctx bounds the start
+// only.
 //
 // The verifier connects again by itself whenever it loses the node, and goes
 // on verifying meanwhile. It must be closed.
@@ -69,8 +71,8 @@ func (v *Verifier) run(soft, hard context.Context) {
 	v.recheck()
 }
 
-// tend does what must not hold up the feed: forgetting, and checking watched
-// tokens again.
+// tend does what must not hold up the feed: comparing the clocks, forgetting,
+// and checking watched tokens again.
 func (v *Verifier) tend(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -79,6 +81,7 @@ func (v *Verifier) tend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			v.follower.compare()
 			v.follower.forget()
 		case <-v.watches.again:
 			v.recheck()
@@ -146,7 +149,7 @@ func (v *Verifier) admit(token string) (*entry, error) {
 	case now.UnixNano() >= e.expires:
 		return nil, fmt.Errorf("%w: at %s", ErrExpired, e.claims.Expires.Format(time.RFC3339))
 	case st.revoked(e):
-		return nil, fmt.Errorf("%w: by position %d of the log", ErrRevoked, st.set.Position())
+		return nil, fmt.Errorf("%w: known as of position %d of the log", ErrRevoked, st.set.Position())
 	}
 	if reason := v.follower.stale.Load(); reason != nil {
 		return nil, fmt.Errorf("%w: %s", ErrStale, *reason)

@@ -2,6 +2,7 @@ package quash_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -66,6 +67,32 @@ func TestP6Exact(t *testing.T) {
 		wantAccepted(t, v, after, "issued in the same second, right after the revocation")
 		wantAccepted(t, v, other, "of another subject")
 		wantAccepted(t, v, namesake, "of another claim with that value")
+	})
+}
+
+// P6: a value that no revocation can name does not lock its token out once the
+// claim's name is in use.
+func TestP6ValuesThatCannotBeNamed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		v, p := n.open(n.config())
+		gold := n.token(claims{"plan": "gold"})
+		others := map[string]string{
+			"null":               n.token(claims{"plan": json.RawMessage("null")}),
+			"object":             n.token(claims{"plan": map[string]any{"name": "gold"}}),
+			"nested array":       n.token(claims{"plan": []any{[]any{"gold"}}}),
+			"null in an array":   n.token(claims{"plan": []any{nil, "silver"}}),
+			"object in an array": n.token(claims{"plan": []any{map[string]any{"gold": "gold"}}}),
+		}
+		beside := n.token(claims{"plan": []any{nil, "gold"}})
+		p.sendJSON(feed.KindClaims, append(n.hello.Claims, "plan"))
+		p.records(n.record(1, "plan", "gold"))
+		synctest.Wait()
+		wantError(t, v, gold, quash.ErrRevoked, "gold")
+		wantError(t, v, beside, quash.ErrRevoked, "gold beside null")
+		for about, token := range others {
+			wantAccepted(t, v, token, about)
+		}
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/quashdev/quash/internal/feed"
@@ -40,7 +41,7 @@ type revokedVector struct {
 	About   string          `json:"about"`
 	Kid     string          `json:"kid"` // of the header
 	Claims  json.RawMessage `json:"claims"`
-	Verdict string          `json:"verdict"` // "valid", "revoked", or "invalid": a claim that revocations name has a value that they cannot
+	Verdict string          `json:"verdict"` // "valid", "revoked", or "invalid": a claim that revocations name has a number without text
 }
 
 // valueVector says how a claim's value is compared.
@@ -163,11 +164,16 @@ func (f *revocationFile) addTokens() {
 	add("valid", "not-before", "not_before plays no part where there is a rev", `{"tenant":"acme","iat":1700000000,"rev":6}`)
 	add("revoked", "tenant", "a whole population", `{"tenant":"acme","iat":1800000100,"rev":5}`)
 	add("revoked", "strictest", "one revocation that kills is enough", `{"sub":"u_7","roles":"admin","rev":13}`)
-	add("invalid", "null", "null cannot be compared", `{"tenant":null,"rev":99}`)
-	add("invalid", "object", "an object cannot be compared", `{"tenant":{"id":"acme"},"rev":99}`)
-	add("invalid", "array-nested", "arrays of arrays cannot be compared", `{"roles":[["admin"]],"rev":99}`)
-	add("invalid", "array-null", "null cannot be compared", `{"roles":["reader",null],"rev":99}`)
+	add("valid", "null", "null is no value", `{"tenant":null,"rev":0}`)
+	add("valid", "object", "an object is no value, whatever it holds", `{"tenant":{"id":"acme"},"rev":0}`)
+	add("valid", "array-nested", "the members of an inner array are not those of the outer", `{"roles":[["admin"]],"rev":0}`)
+	add("valid", "array-null", "null as a member is no value", `{"roles":["reader",null],"rev":0}`)
+	add("revoked", "array-null-beside", "what is no value protects no other member", `{"roles":[null,{},[],"admin"],"rev":0}`)
+	add("revoked", "null-beside", "what is no value protects no other claim", `{"tenant":null,"roles":"admin","rev":0}`)
 	add("invalid", "number-large", "doubles do not tell it from its neighbours", `{"level":9007199254740992,"rev":99}`)
+	add("invalid", "number-large-member", "nor as a member of an array", `{"level":["x",-1e400],"rev":99}`)
+	add("valid", "number-large-nested", "within an object it is no value", `{"level":{"id":9007199254740992},"rev":0}`)
+	add("valid", "number-large-not-named", "no revocation names the claim", `{"other":9007199254740992,"rev":0}`)
 	add("valid", "object-not-named", "no revocation names the claim", `{"other":{"id":"acme"},"rev":0}`)
 	add("revoked", "kid", "a stolen key", `{"sub":"u_1","rev":9007199254740991}`)
 	f.Tokens[len(f.Tokens)-1].Kid = "stolen"
@@ -258,6 +264,9 @@ func (f *revocationFile) judge(t *testing.T, set *revset.Set, v revokedVector) s
 			values = [][]byte{m.Value}
 		}
 		for _, value := range values {
+			if strings.IndexByte("n{[", value[0]) >= 0 {
+				continue
+			}
 			text, ok := jws.Text(value)
 			if !ok {
 				return "invalid"
