@@ -93,6 +93,8 @@ type memoryReader struct {
 	records []revset.Record
 }
 
+func (r memoryReader) Now() time.Time { return time.Now() }
+
 func (r memoryReader) Log() (issuer.Log, error) {
 	head, _ := r.MarkAt(uint64(len(r.records)))
 	return issuer.Log{ID: "bench", Epoch: 1, HashSecret: r.secret, Head: head, MaxLifetime: maxLifetime, Claims: claimNames}, nil
@@ -136,7 +138,7 @@ func startNode(source revlog.Source) (*node, error) {
 	}
 	log := revlog.New(revlog.Config{Issuer: issuerURL, ConnectionsPerKey: 100_000}, source)
 	web := &http.Server{ReadHeaderTimeout: time.Minute}
-	web.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { log.ServeFeed(w, r, "bench") })
+	web.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { log.ServeFeed(w, r, "bench", nil) })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- log.Run(ctx) }()

@@ -52,6 +52,10 @@ type Client struct {
 	http http.Client
 }
 
+// ErrNotEncrypted is why [New] refuses http to other hosts than loopback where
+// Config.Plaintext is not set.
+var ErrNotEncrypted = errors.New("not encrypted")
+
 // New returns a client of a server. It makes no connection.
 func New(c Config) (*Client, error) {
 	base, err := url.Parse(c.URL)
@@ -62,7 +66,7 @@ func New(c Config) (*Client, error) {
 	case base.Scheme != "https" && base.Scheme != "http":
 		return nil, fmt.Errorf("client: URL: scheme %q is neither https nor http", base.Scheme)
 	case base.Scheme == "http" && !c.Plaintext && !loopback(base.Hostname()):
-		return nil, fmt.Errorf("client: URL: http to %s is not encrypted: use https, or set Plaintext where the network encrypts underneath", base.Hostname())
+		return nil, fmt.Errorf("client: URL: http to %s is %w: use https, or set Plaintext where the network encrypts underneath", base.Hostname(), ErrNotEncrypted)
 	case len(c.Key) > maxKey || strings.ContainsFunc(c.Key, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return nil, errors.New("client: key: want at most 512 visible ASCII characters")
 	}

@@ -50,7 +50,7 @@ type Effect struct {
 	Sessions  int     `json:"sessions"` // ended
 	Tokens    int     `json:"tokens"`   // access tokens that had not expired and are dead now
 	DryRun    bool    `json:"dry_run"`
-	Verifiers Applied `json:"verifiers"` // at the moment of the answer
+	Verifiers Applied `json:"verifiers"` // the answer waits up to 100 ms for all that are connected
 }
 
 // Applied is what this node knows of who has applied a position.

@@ -94,7 +94,7 @@ func (i *Issuer) feed(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	i.log.ServeFeed(w, r, "quashtest")
+	i.log.ServeFeed(w, r, "quashtest", nil)
 }
 
 // Config returns what [quash.Open] needs to follow the issuer, for code under

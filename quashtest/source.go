@@ -78,6 +78,7 @@ func (s *source) now() view {
 func (s *source) View(_ context.Context, fn func(revlog.Reader) error) error { return fn(s.now()) }
 func (s *source) Changed() <-chan struct{}                                   { return s.changed }
 
+func (v view) Now() time.Time                            { return time.Now() }
 func (v view) Log() (issuer.Log, error)                  { return v.log, nil }
 func (v view) SigningKeys() ([]issuer.SigningKey, error) { return v.keys, nil }
 func (v view) MarkAt(position uint64) (feed.Mark, error) { return v.marks[position], nil }

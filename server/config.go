@@ -33,7 +33,7 @@ type Config struct {
 
 	// Issuer is the iss of every token, usually the URL that clients reach the
 	// public listener at. Default: that URL made from Public. Required where
-	// Public is empty.
+	// Public is empty or names no host, such as ":8080" or "0.0.0.0:8080".
 	Issuer string
 	// Audience is the aud of every token. Default: the issuer.
 	Audience []string
@@ -48,8 +48,9 @@ type Config struct {
 	// MaxSessions of one subject, 1 to 1000; one more ends the one unused for
 	// longest. Default 100.
 	MaxSessions int
-	// MaxRevocations is how many may be live before logins are refused.
-	// Default 10 million, about 300 MB.
+	// MaxRevocations is how many may be live. Above nine tenths of it logins
+	// are refused, each of which can end in one more; revocations never are,
+	// and beyond it they take more memory. Default 10 million, about 300 MB.
 	MaxRevocations int
 
 	// RequestsPerSecond is how many one address may make to the public
@@ -88,6 +89,10 @@ func (c Config) Validate() error {
 	}
 	issuing := c.issuing(nil)
 	issuing.Secret = make([]byte, 32) // the true one may not have been made yet
+	if c.Issuer == "" && c.Public != "" {
+		errs = append(errs, fmt.Errorf("issuer: the public address %q names no host that clients can reach: want the URL that they use", c.Public))
+		issuing.Issuer = "reported"
+	}
 	_, err := issuer.New(issuing, nil)
 	return errors.Join(append(errs, err)...)
 }
@@ -110,9 +115,14 @@ func (c *Config) complete() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Issuer == "" && c.Public != "" {
+	if host, _, _ := net.SplitHostPort(c.Public); c.Issuer == "" && named(host) {
 		c.Issuer = c.scheme() + "://" + c.Public
 	}
+}
+
+// named says whether host is one that clients can reach.
+func named(host string) bool {
+	return host != "" && !net.ParseIP(host).IsUnspecified()
 }
 
 func (c *Config) scheme() string {

@@ -21,10 +21,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +50,7 @@ type Server struct {
 	memory   *memnet.Listener
 	feed     *http.Server // for verifiers in this process
 	own      *quash.Verifier
+	surface  *api.API
 	public   http.Handler
 	private  http.Handler
 	cert     *certificate
@@ -93,7 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 
 // start wires the parts together and waits until they are in step.
 func (s *Server) start(ctx context.Context) (err error) {
-	s.log = revlog.New(revlog.Config{Issuer: s.cfg.Issuer, Logger: s.cfg.Logger, MaxRevocations: s.cfg.MaxRevocations}, revlog.FromStore(s.store))
+	s.log = revlog.New(revlog.Config{Issuer: s.cfg.Issuer, Logger: s.cfg.Logger}, revlog.FromStore(s.store))
 	if s.issuer, err = issuer.New(s.cfg.issuing(s.log.Live), s.store); err != nil {
 		return err
 	}
@@ -112,14 +115,14 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.own, err = s.Verifier(ctx, s.firstAudience()); err != nil {
 		return err
 	}
-	surface, err := api.New(api.Config{
+	s.surface, err = api.New(api.Config{
 		Issuer: s.issuer, Log: s.log, Logger: s.cfg.Logger, Registry: s.metrics.registry,
 		TrustedProxies: s.cfg.TrustedProxies, RequestsPerSecond: s.cfg.RequestsPerSecond,
 	})
 	if err != nil {
 		return err
 	}
-	s.public, s.private = surface.Public(s.own), surface.Private()
+	s.public, s.private = s.surface.Public(s.own), s.surface.Private()
 	return nil
 }
 
@@ -136,7 +139,7 @@ func (s *Server) follow() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.feed = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.log.ServeFeed(w, r, inProcess)
+		s.log.ServeFeed(w, r, inProcess, nil)
 	})}
 	s.stopped.Go(func() { _ = s.log.Run(ctx) })
 	s.stopped.Go(func() { _ = s.feed.Serve(s.memory) })
@@ -190,24 +193,24 @@ func (s *Server) PrivateHandler() http.Handler { return s.private }
 func (s *Server) Verifier(ctx context.Context, audience string) (*quash.Verifier, error) {
 	return quash.Open(ctx, quash.Config{
 		URL: "http://" + inProcess, Key: inProcess, Name: inProcess, Dial: s.memory.Dial,
-		Audience: audience, Issuer: s.cfg.Issuer, MaxRevocations: s.cfg.MaxRevocations, Logger: s.cfg.Logger,
+		Audience: audience, Issuer: s.cfg.Issuer, Logger: s.cfg.Logger,
+		MaxRevocations: math.MaxInt, // as many as the log has: what it holds, it must hold here too
 	})
 }
 
 // Run listens on the configured addresses until ctx ends, then stops in
 // order: no new connections, requests under way are answered, verifiers are
-// told, the database is closed. It returns nil after a stop in order.
+// told, the database is closed. It returns nil after a stop in order. Where it
+// cannot listen on an address it serves none.
 func (s *Server) Run(ctx context.Context) error {
+	served, err := s.listenAll()
+	if err != nil {
+		return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	for address, handler := range map[string]http.Handler{s.cfg.Public: s.public, s.cfg.Private: s.private} {
-		if address == "" {
-			continue
-		}
-		listener, err := s.listen(address)
-		if err != nil {
-			return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
-		}
+	for listener, handler := range served {
 		web := newWeb(handler)
+		web.RegisterOnShutdown(s.surface.Stop)
 		group.Go(func() error {
 			if err := web.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -221,6 +224,25 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { <-ctx.Done(); return nil })
 	return errors.Join(group.Wait(), s.Close(context.WithoutCancel(ctx)))
+}
+
+// listenAll opens every listener, or none.
+func (s *Server) listenAll() (map[net.Listener]http.Handler, error) {
+	served := map[net.Listener]http.Handler{}
+	for address, handler := range map[string]http.Handler{s.cfg.Public: s.public, s.cfg.Private: s.private} {
+		if address == "" {
+			continue
+		}
+		listener, err := s.listen(address)
+		if err != nil {
+			for open := range served {
+				_ = open.Close()
+			}
+			return nil, err
+		}
+		served[listener] = handler
+	}
+	return served, nil
 }
 
 func (s *Server) listen(address string) (net.Listener, error) {
@@ -286,19 +308,20 @@ func (s *Server) AdminKey() string { return s.adminKey }
 func (s *Server) AdminKeyFile() string { return filepath.Join(s.cfg.Data, adminKeyFile) }
 
 // firstAdminKey makes an admin key with every scope where there is no key at
-// all, or where a start was cut off before its secret was written down.
+// all, or gives it another secret where a start was cut off before the first
+// was written down.
 func (s *Server) firstAdminKey(ctx context.Context) error {
 	keys, err := s.issuer.APIKeys(ctx)
 	if err != nil {
 		return err
 	}
-	by := issuer.Actor{Name: "system"}
+	scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys}
+	by := issuer.Actor{Name: "system", Scopes: scopes}
 	var secret string
 	switch {
 	case len(keys) == 0:
-		scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys}
 		_, secret, err = s.issuer.CreateAPIKey(ctx, by, "admin", scopes)
-	case len(keys) == 1 && keys[0].LastUsed.IsZero() && !s.wroteAdminKey():
+	case len(keys) == 1 && slices.Contains(keys[0].Scopes, issuer.ScopeKeys) && keys[0].LastUsed.IsZero() && !s.wroteAdminKey():
 		_, secret, err = s.issuer.ReplaceAPIKey(ctx, by, keys[0].ID, 0)
 	default:
 		return nil

@@ -5,16 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/sqlite"
 	"github.com/quashdev/quash/server"
 )
 
@@ -38,14 +44,26 @@ func config(t *testing.T) server.Config {
 	}
 }
 
+// port is the last that freeAddress tried. It begins where other processes
+// that run these tests probably do not, and stays below what systems give to
+// connections, so that none takes the port before the server does, or while
+// it starts anew.
+var port atomic.Int64
+
+func init() { port.Store(20_000 + rand.Int64N(10_000)) }
+
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		address := fmt.Sprintf("127.0.0.1:%d", port.Add(1))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("no port is free")
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start opens and runs a server until the test ends or stop is called.
@@ -320,6 +338,95 @@ func TestP1DurableAcrossRestart(t *testing.T) {
 	}
 }
 
+// TestRevocationsAreNeverRefused goes beyond the bound of live revocations:
+// logins are refused, while every revocation reaches every verifier, and a
+// server that starts with so many starts.
+func TestRevocationsAreNeverRefused(t *testing.T) {
+	cfg := config(t)
+	cfg.MaxRevocations = 1000
+	r := start(t, cfg)
+	stays := r.verifier(t)
+	r.account(t, "ada")
+	tokens := r.login(t, "ada")
+	var group errgroup.Group
+	group.SetLimit(32)
+	for i := range cfg.MaxRevocations + 50 {
+		group.Go(func() error {
+			_, err := r.admin.Revoke(t.Context(), client.RevokeRequest{Claim: "sub", Value: fmt.Sprintf("somebody-%d", i)})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.user.Login(t.Context(), client.LoginRequest{Name: "ada", Password: password}); !isCode(err, client.CodeFull) {
+		t.Errorf("a login beyond the bound: got %v, want %s", err, client.CodeFull)
+	}
+	out, err := r.user.Logout(t.Context(), tokens.RefreshToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := r.Verifier(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, out.Position, stays, own)
+	revoked(t, stays, tokens.AccessToken)
+	revoked(t, own, tokens.AccessToken)
+	if err := errors.Join(own.Close(t.Context()), r.stop()); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, cfg)
+	revoked(t, again.verifier(t), tokens.AccessToken)
+	if _, err := again.user.Account(t.Context(), tokens.AccessToken); !isCode(err, client.CodeToken) {
+		t.Errorf("the server's own verifier, after a restart: got %v, want %s", err, client.CodeToken)
+	}
+}
+
+// TestStopsWhileAClientFollowsTheLog stops at once though a client waits for
+// the next revocation.
+func TestStopsWhileAClientFollowsTheLog(t *testing.T) {
+	r := start(t, config(t))
+	followed := make(chan struct{})
+	began := time.Now()
+	go func() {
+		defer close(followed)
+		_, _ = r.admin.Revocations(context.Background(), client.RevocationQuery{Wait: time.Minute})
+	}()
+	time.Sleep(200 * time.Millisecond) // it waits by then; a request that comes later is refused, which proves less
+	if err := r.stop(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	<-followed
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestOneAddressIsTaken serves neither address where it cannot serve both.
+func TestOneAddressIsTaken(t *testing.T) {
+	for range 8 { // in whichever order they are opened
+		cfg := config(t)
+		taken, err := net.Listen("tcp", cfg.Private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		srv, err := server.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := srv.Run(t.Context()); err == nil || !strings.Contains(err.Error(), cfg.Private) {
+			t.Errorf("got %v, want that %s cannot be listened on", err, cfg.Private)
+		}
+		free, err := net.Listen("tcp", cfg.Public)
+		if err != nil {
+			t.Fatalf("the other address is held on to: %v", err)
+		}
+		_ = free.Close()
+	}
+}
+
 // TestZeroConfigurationWorks opens a server with nothing but a place to be.
 func TestZeroConfigurationWorks(t *testing.T) {
 	srv, err := server.Open(t.Context(), server.Config{Data: filepath.Join(t.TempDir(), "d"), Issuer: "https://shop.example"})
@@ -338,6 +445,16 @@ func TestConfigurationNamesEveryMistake(t *testing.T) {
 	for _, part := range []string{"public address", "private address", "TLS"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("got %v, want it to name %q", err, part)
+		}
+	}
+	for _, public := range []string{":8080", "0.0.0.0:8080", "[::]:8080"} {
+		c := server.Config{Data: filepath.Join(t.TempDir(), "data"), Public: public}
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "issuer") {
+			t.Errorf("public address %q without an issuer: got %v, want it to name the issuer", public, err)
+		}
+		c.Issuer = "https://shop.example"
+		if err := c.Validate(); err != nil {
+			t.Errorf("public address %q with an issuer: %v", public, err)
 		}
 	}
 	_, err = server.Open(t.Context(), server.Config{
@@ -422,6 +539,57 @@ func TestFirstStartCutOff(t *testing.T) {
 	}
 	if _, err := r.admin.Keys(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOtherKeysAreNotReplaced starts where the one key is not an
+// administrator's: a start must not take it from whoever has it.
+func TestOtherKeysAreNotReplaced(t *testing.T) {
+	cfg := config(t)
+	srv, err := server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	orders := issuer.APIKey{ID: "orders", Name: "orders", Scopes: []issuer.Scope{issuer.ScopeFeed}, Hash: [32]byte{1}}
+	change(t, cfg, func(tx issuer.Tx) error {
+		keys, err := tx.APIKeys()
+		if err != nil {
+			return err
+		}
+		return errors.Join(tx.DeleteAPIKey(keys[0].ID), tx.PutAPIKey(orders))
+	})
+	if err := os.Remove(srv.AdminKeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	srv, err = server.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	change(t, cfg, func(tx issuer.Tx) error {
+		k, err := tx.APIKey(orders.ID)
+		if err == nil && k.Hash != orders.Hash {
+			t.Error("the verifier's key has another secret")
+		}
+		return err
+	})
+}
+
+// change edits the database of a server that does not run.
+func change(t *testing.T, cfg server.Config, fn func(issuer.Tx) error) {
+	t.Helper()
+	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(cfg.Data, "quash.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.Update(t.Context(), fn); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -8,12 +8,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quashdev/quash"
@@ -21,8 +24,7 @@ import (
 	"github.com/quashdev/quash/server"
 )
 
-// TestTLS serves both listeners over TLS only, and takes up a new certificate
-// without a restart.
+// TestTLS serves both listeners over TLS only.
 func TestTLS(t *testing.T) {
 	cfg := config(t)
 	dir := t.TempDir()
@@ -58,30 +60,47 @@ func TestTLS(t *testing.T) {
 			t.Error("the listener answered plain HTTP")
 		}
 	}
-
-	writeCertificate(t, cfg, 2)
-	for serial(t, cfg.Public) != 2 {
-		if t.Context().Err() != nil {
-			t.Fatal("the new certificate was not taken up")
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	if err := os.WriteFile(cfg.TLSCert, []byte("nothing"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got := serial(t, cfg.Public); got != 2 {
-		t.Errorf("with a broken certificate on disk: got serial %d, want the one before, 2", got)
-	}
 }
 
-func serial(t *testing.T, address string) int64 {
-	t.Helper()
-	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true}) // the test looks at what is served
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+// TestCertificateIsTakenUp replaces the certificate without a restart. One that
+// cannot be read leaves the one before it in use, and is logged.
+func TestCertificateIsTakenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		cfg := server.Config{TLSCert: filepath.Join(dir, "cert.pem"), TLSKey: filepath.Join(dir, "key.pem")}
+		writeCertificate(t, cfg, 1)
+		var logged strings.Builder
+		pair, err := server.LoadCertificate(cfg.TLSCert, cfg.TLSKey, slog.New(slog.NewTextHandler(&logged, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		serves := func(what string, want int64) {
+			t.Helper()
+			time.Sleep(5 * time.Second)
+			served, err := pair(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := served.Leaf.SerialNumber.Int64(); got != want {
+				t.Errorf("%s: got serial %d, want %d", what, got, want)
+			}
+		}
+		serves("at first", 1)
+		writeCertificate(t, cfg, 2)
+		serves("with a new certificate on disk", 2)
+		if logged.Len() > 0 {
+			t.Errorf("logged without a reason: %s", &logged)
+		}
+		if err := os.WriteFile(cfg.TLSCert, []byte("nothing"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		serves("with a broken certificate on disk", 2)
+		if !strings.Contains(logged.String(), "could not be read again") {
+			t.Errorf("the broken certificate was not logged: %s", &logged)
+		}
+		writeCertificate(t, cfg, 3)
+		serves("with a good one again", 3)
+	})
 }
 
 func writeCertificate(t *testing.T, cfg server.Config, serial int64) *x509.Certificate {

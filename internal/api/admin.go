@@ -62,7 +62,7 @@ func (a *API) replyEffect(c *call, out issuer.Effect, err error) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, a.effect(out))
+	return c.reply(http.StatusOK, a.effect(c, out))
 }
 
 func (a *API) deleteAccount(c *call) error {

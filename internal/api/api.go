@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/throttled/throttled/v2"
@@ -52,6 +54,8 @@ type API struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
 	verifier atomic.Pointer[quash.Verifier] // of the public listener, once there is one
+	stopping chan struct{}                  // closed by Stop
+	stop     func()
 }
 
 // rememberedAddresses bounds the memory of the limit by address.
@@ -86,7 +90,9 @@ func New(c Config) (*API, error) {
 	a := &API{
 		issuer: c.Issuer, log: c.Log, logger: c.Logger, trusted: c.TrustedProxies,
 		limit: limit, registry: c.Registry, requests: newHistogram(),
+		stopping: make(chan struct{}),
 	}
+	a.stop = sync.OnceFunc(func() { close(a.stopping) })
 	for _, collector := range []prometheus.Collector{a.requests, collector{a}} {
 		if err := c.Registry.Register(collector); err != nil {
 			return nil, fmt.Errorf("api: register metrics: %w", err)
@@ -105,17 +111,36 @@ func (a *API) Public(v *quash.Verifier) http.Handler {
 	return a.mux(publicRoutes, true)
 }
 
-// Ready returns nil where requests can be served: the log has been read, the
-// store answers, and the verifier of the public listener, if there is one,
-// accepts tokens.
+// Stop has calls that wait for revocations answer with what there is, so that
+// a server that shuts down need not wait for them; from then on none waits. It
+// is what [http.Server.RegisterOnShutdown] should be given.
+func (a *API) Stop() { a.stop() }
+
+// standstill is how long the feed may be behind the store before it counts as
+// standing still; it looks every second even when nothing tells it to.
+const standstill = 2 * time.Second
+
+// Ready returns nil where requests can be served: the log has been read and
+// is read on as far as the store has it, the store answers, and the verifier
+// of the public listener, if there is one, accepts tokens. It waits up to two
+// seconds for a log that is behind.
 func (a *API) Ready(ctx context.Context) error {
 	select {
 	case <-a.log.Ready():
 	default:
 		return errors.New("the log has not been read yet")
 	}
-	if _, err := a.issuer.Log(ctx); err != nil {
+	l, err := a.issuer.Log(ctx)
+	if err != nil {
 		return fmt.Errorf("read the log: %w", err)
+	}
+	if err := a.log.Err(); err != nil {
+		return fmt.Errorf("the feed stands still: %w", err)
+	}
+	wait, cancel := context.WithTimeout(ctx, standstill)
+	defer cancel()
+	if !a.reached(wait, l.Head.Position) {
+		return fmt.Errorf("the feed stands still at position %d, and the log goes on to %d", a.log.Head().Position, l.Head.Position)
 	}
 	if v := a.verifier.Load(); v != nil {
 		if s := v.Status(); !s.Ready || s.Stale != "" {

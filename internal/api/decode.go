@@ -189,10 +189,18 @@ func bearer(r *http.Request) (string, error) {
 		return "", errNoToken
 	}
 	token = strings.TrimLeft(token, " ")
-	if strings.TrimRight(token, "=") == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' || r == ',' || r == '"' }) {
+	if !token68(token) {
 		return "", errBearer
 	}
 	return token, nil
+}
+
+// token68 says whether s has the form that RFC 9110, section 11.2, gives to
+// credentials of one token.
+func token68(s string) bool {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/"
+	s = strings.TrimRight(s, "=")
+	return s != "" && strings.Trim(s, alphabet) == ""
 }
 
 // idempotencyKey returns the Idempotency-Key: a string of RFC 9651, section

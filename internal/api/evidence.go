@@ -44,7 +44,7 @@ func (a *API) revocations(c *call) error {
 	}
 	all, err := a.issuer.Revocations(c.r.Context(), after, limit)
 	if err == nil && len(all) == 0 && wait > 0 {
-		a.awaitHead(c, after, time.Duration(wait)*time.Second)
+		a.awaitRevocation(c, after, time.Duration(wait)*time.Second)
 		all, err = a.issuer.Revocations(c.r.Context(), after, limit)
 	}
 	if err != nil {
@@ -53,20 +53,30 @@ func (a *API) revocations(c *call) error {
 	return c.reply(http.StatusOK, page(all, limit, revocation, func(r issuer.Revocation) string { return strconv.FormatUint(r.Position, 10) }))
 }
 
-// awaitHead returns when the log goes beyond a position, or wait is over.
-func (a *API) awaitHead(c *call, after uint64, wait time.Duration) {
+// awaitRevocation returns when the log goes beyond a position, or wait is over,
+// or the server stops.
+func (a *API) awaitRevocation(c *call, after uint64, wait time.Duration) {
 	c.extend(wait)
 	ctx, cancel := context.WithTimeout(c.r.Context(), wait)
 	defer cancel()
+	a.reached(ctx, after+1)
+}
+
+// reached waits until the log has been read up to a position, and reports
+// whether it has.
+func (a *API) reached(ctx context.Context, position uint64) bool {
 	tick := time.NewTicker(glance)
 	defer tick.Stop()
-	for a.log.Head().Position <= after {
+	for a.log.Head().Position < position {
 		select {
 		case <-ctx.Done():
-			return
+			return false
+		case <-a.stopping:
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 // extend gives an answer longer than the server's write time-out, where it can
@@ -201,13 +211,20 @@ func lag(head, applied uint64) uint64 { return max(head, applied) - applied }
 
 // feed gives the connection to the log, until it ends.
 func (a *API) feed(c *call) error {
+	secret, err := bearer(c.r)
+	if err != nil {
+		return err
+	}
 	c.actor.Name = "verifier:" + c.key.Name
 	r := c.r
 	if c.address.IsValid() {
 		r = r.WithContext(r.Context())
 		r.RemoteAddr = c.from()
 	}
-	a.log.ServeFeed(c, r, c.key.ID)
+	a.log.ServeFeed(c, r, c.key.ID, func() bool {
+		_, err := a.issuer.Authenticate(r.Context(), secret)
+		return err == nil
+	})
 	return nil
 }
 

@@ -32,6 +32,11 @@ func StatusOf(code client.Code) int {
 	return status
 }
 
+// Refusing returns a handler with one route, which refuses with err.
+func (a *API) Refusing(err error) http.Handler {
+	return a.mux([]route{{method: "GET", path: "/refused", do: func(*API, *call) error { return err }}}, false)
+}
+
 // Broken returns a handler with one route, which panics.
 func (a *API) Broken(value any) http.Handler {
 	return a.mux([]route{{method: "GET", path: "/broken", do: func(*API, *call) error { panic(value) }}}, false)

@@ -55,9 +55,7 @@ func (a *API) replaceKey(c *call) error {
 	if err != nil {
 		return err
 	}
-	// Connections that the old secret opened end with it; those of the new
-	// one come back. After a restart there are none of before.
-	time.AfterFunc(overlap, func() { a.log.KeyReplaced(made.ID) })
+	a.log.KeyReplaced(made.ID, made.PreviousUntil)
 	return c.reply(http.StatusOK, client.NewSecret{Key: key(made), Secret: secret})
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -19,6 +20,7 @@ func newHistogram() *prometheus.HistogramVec {
 // What is read from the log and the issuer when metrics are asked for.
 var (
 	descPosition  = prometheus.NewDesc("quash_log_position", "Position that the node has read the log up to.", nil, nil)
+	descStore     = prometheus.NewDesc("quash_store_position", "Position that the log in the store goes up to; the feed stands still where quash_log_position stays below.", nil, nil)
 	descLive      = prometheus.NewDesc("quash_live_revocations", "Revocations in force.", nil, nil)
 	descVerifiers = prometheus.NewDesc("quash_verifiers", "Connections of verifiers.", nil, nil)
 	descLag       = prometheus.NewDesc("quash_verifier_lag_positions", "How far a verifier is behind the node.", []string{"name", "process"}, nil)
@@ -45,6 +47,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
 	head, stats := c.log.Head().Position, c.log.Stats()
 	send(descPosition, gauge, float64(head))
+	if stored, err := c.stored(); err == nil {
+		send(descStore, gauge, float64(stored))
+	}
 	send(descLive, gauge, float64(c.log.Live()))
 	send(descVerifiers, gauge, float64(stats.Connections))
 	send(descFrames, counter, float64(stats.Frames))
@@ -61,6 +66,14 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 			send(descHeard, gauge, time.Since(v.LastHeard).Seconds(), v.Name, v.Process)
 		}
 	}
+}
+
+// stored returns the position that the log in the store goes up to.
+func (c collector) stored() (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	l, err := c.issuer.Log(ctx)
+	return l.Head.Position, err
 }
 
 func (a *API) metrics(c *call) error {

@@ -83,7 +83,7 @@ func TestEveryCodeHasAStatus(t *testing.T) {
 	want := map[string]int{
 		"invalid_request": 400, "invalid_credentials": 401, "invalid_grant": 400, "invalid_token": 401, "weak_password": 400,
 		"unknown_claim": 400, "not_found": 404, "conflict": 409, "forbidden": 403, "too_many_requests": 429,
-		"busy": 503, "full": 503, "unavailable": 503,
+		"busy": 503, "full": 503, "unavailable": 503, "outcome_unknown": 503,
 	}
 	got := map[string]int{}
 	for _, code := range codes(t, "../issuer/errors.go") {

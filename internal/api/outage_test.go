@@ -1,9 +1,13 @@
 package api_test
 
 import (
+	"context"
+	"errors"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/quashdev/quash/client"
 	"github.com/quashdev/quash/internal/api"
@@ -39,6 +43,36 @@ func TestNotReadyBeforeTheLogWasRead(t *testing.T) {
 	wrong(t, "readiness", answer.Result(), answer.Body.String(), 503, client.CodeNotReady)
 	if err := a.Ready(t.Context()); err == nil {
 		t.Error("Ready: got nil, want that the log has not been read")
+	}
+}
+
+// TestNotReadyWhileTheFeedStandsStill: a node that answers, and revokes, but
+// tells no verifier must not be called ready.
+func TestNotReadyWhileTheFeedStandsStill(t *testing.T) {
+	for name, before := range map[string]func(context.Context) error{
+		"reading fails": func(context.Context) error { return errors.New("out of luck") },
+		"reading hangs": func(ctx context.Context) error { <-ctx.Done(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				tokens := w.session("u_1")
+				w.source.before.Store(&before)
+				must(w.public.Logout(t.Context(), tokens.RefreshToken))(t)
+				refused(t, "readiness", w.public.Ready(t.Context()), 503, client.CodeNotReady)
+				_, text := w.listeners()["private"]("GET", "/metrics", nil, "")
+				for _, line := range []string{"quash_log_position 0\n", "quash_store_position 1\n"} {
+					if !strings.Contains(text, line) {
+						t.Errorf("no %q in the metrics", line)
+					}
+				}
+				w.source.before.Store(nil)
+				time.Sleep(6 * time.Second) // longer than a reading may hang
+				if err := w.public.Ready(t.Context()); err != nil {
+					t.Errorf("when the log is read again: %v", err)
+				}
+			})
+		})
 	}
 }
 

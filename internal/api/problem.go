@@ -91,6 +91,8 @@ func statusOf(code client.Code) (status int, title string) {
 		return http.StatusServiceUnavailable, "Too many live revocations"
 	case client.CodeUnavailable:
 		return http.StatusServiceUnavailable, "Unavailable"
+	case client.CodeOutcomeUnknown:
+		return http.StatusServiceUnavailable, "Outcome unknown"
 	case client.CodeStale:
 		return http.StatusServiceUnavailable, "Tokens cannot be checked now"
 	case client.CodeNotReady:
@@ -107,8 +109,11 @@ func refusalOf(err error) *refusal {
 	}
 	if e, ok := errors.AsType[*issuer.Error](err); ok {
 		r := &refusal{code: client.Code(e.Code), detail: e.Detail, retry: e.RetryAfter}
-		if e.Code == issuer.CodeToken {
+		switch e.Code {
+		case issuer.CodeToken:
 			r.challenge = `error="invalid_token"`
+		case issuer.CodeForbidden:
+			r.challenge = `error="insufficient_scope"`
 		}
 		return r
 	}
@@ -126,7 +131,7 @@ func refusalOf(err error) *refusal {
 	case errors.Is(err, quash.ErrNotReady):
 		return &refusal{code: client.CodeNotReady, detail: "the server is starting; keep your tokens and try again", retry: 2 * time.Second}
 	}
-	return &refusal{code: client.Code(issuer.CodeOf(err)), detail: "the server could not do this now; try again"}
+	return &refusal{code: client.Code(issuer.CodeOf(err)), detail: "the server could not do this now; try again", retry: time.Second}
 }
 
 // refuse answers with a problem (RFC 9457).
@@ -149,9 +154,8 @@ func (c *call) refuse(err error) {
 	if e.allow != "" {
 		h.Set("Allow", e.allow)
 	}
-	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
-		seconds := math.Ceil(max(e.retry, time.Second).Seconds())
-		h.Set("Retry-After", strconv.Itoa(int(seconds)))
+	if e.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retry.Seconds()))))
 	}
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")

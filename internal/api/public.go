@@ -69,7 +69,7 @@ func (a *API) logout(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, a.effect(out))
+	return c.reply(http.StatusOK, a.effect(c, out))
 }
 
 func (a *API) logoutByAccessToken(c *call) (issuer.Effect, error) {
@@ -126,7 +126,7 @@ func (a *API) changePassword(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, client.PasswordChanged{Tokens: tokens(g), Effect: a.effect(out)})
+	return c.reply(http.StatusOK, client.PasswordChanged{Tokens: tokens(g), Effect: a.effect(c, out)})
 }
 
 func (a *API) ownAccount(c *call) error { return a.replyAccount(c, c.actor.Subject) }
@@ -137,7 +137,7 @@ func (a *API) jwks(c *call) error {
 		return err
 	}
 	c.Header().Set("Content-Type", "application/jwk-set+json")
-	c.Header().Set("Cache-Control", "public, max-age=60")
+	c.Header().Set("Cache-Control", "no-cache")
 	return c.reply(http.StatusOK, keys)
 }
 

@@ -201,7 +201,7 @@ func TestPublicKeys(t *testing.T) {
 	if !strings.Contains(text, `"kid"`) || strings.Contains(text, `"d"`) {
 		t.Errorf("want public keys and nothing else: %s", text)
 	}
-	if got := answer.Header.Get("Cache-Control"); got != "public, max-age=60" {
+	if got := answer.Header.Get("Cache-Control"); got != "no-cache" {
 		t.Errorf("Cache-Control: got %q", got)
 	}
 }

@@ -295,7 +295,7 @@ func (a *API) authenticateKey(c *call) error {
 	if c.key, err = a.issuer.Authenticate(c.r.Context(), secret); err != nil {
 		return err
 	}
-	c.actor.Name = "admin:" + c.key.Name
+	c.actor.Name, c.actor.Scopes = "admin:"+c.key.Name, c.key.Scopes
 	if !slices.Contains(c.key.Scopes, c.route.scope) {
 		return refuseScope(c.route.scope)
 	}

@@ -7,21 +7,26 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
+	"github.com/gobwas/ws"
 
 	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/client"
 	"github.com/quashdev/quash/internal/api"
+	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/revlog"
 	"github.com/quashdev/quash/internal/sqlite"
@@ -37,6 +42,7 @@ const (
 type world struct {
 	t        *testing.T
 	store    *sqlite.Store
+	source   *source
 	issuer   *issuer.Issuer
 	log      *revlog.Log
 	api      *api.API
@@ -62,7 +68,8 @@ func newWorld(t *testing.T, configure ...func(*api.Config)) *world {
 	var err error
 	w.store = must(sqlite.Open(ctx, sqlite.Config{Path: ":memory:", Logger: logger}))(t)
 	t.Cleanup(func() { w.store.Close() })
-	w.log = revlog.New(revlog.Config{Issuer: "https://quash.test", Logger: logger}, revlog.FromStore(w.store))
+	w.source = &source{Source: revlog.FromStore(w.store)}
+	w.log = revlog.New(revlog.Config{Issuer: "https://quash.test", Logger: logger}, w.source)
 	w.issuer = must(issuer.New(issuer.Config{
 		Issuer: "https://quash.test", Secret: bytes.Repeat([]byte{7}, 32), Live: w.log.Live, Logger: logger,
 	}, w.store))(t)
@@ -86,12 +93,39 @@ func newWorld(t *testing.T, configure ...func(*api.Config)) *world {
 	return w
 }
 
+// source is what the log is read from. It can be made to fail, or to have
+// something happen before a reading.
+type source struct {
+	revlog.Source
+	before atomic.Pointer[func(context.Context) error]
+}
+
+func (s *source) View(ctx context.Context, fn func(revlog.Reader) error) error {
+	if before := s.before.Load(); before != nil {
+		if err := (*before)(ctx); err != nil {
+			return err
+		}
+	}
+	return s.Source.View(ctx, fn)
+}
+
+// feed opens a connection to the feed by hand, with what a verifier presents.
+func (w *world) feed(key string, present http.Header) (net.Conn, error) {
+	conn := must(w.listen(w.api.Private())(w.t.Context(), "", ""))(w.t)
+	w.t.Cleanup(func() { conn.Close() })
+	h := http.Header{"Authorization": {"Bearer " + key}, feed.HeaderProcess: {"by-hand"}, feed.HeaderName: {"by-hand"}}
+	maps.Copy(h, present)
+	dialer := ws.Dialer{Protocols: []string{feed.Subprotocol}, Header: ws.HandshakeHeaderHTTP(h)}
+	_, _, err := dialer.Upgrade(conn, &url.URL{Scheme: "ws", Host: "localhost", Path: "/v1/feed"})
+	return conn, err
+}
+
 // open starts the listeners and the verifier.
 func (w *world) open() {
 	w.t.Helper()
 	w.spec = loadSpec(w.t)
 	for _, s := range []issuer.Scope{issuer.ScopeFeed, issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys} {
-		_, w.keys[string(s)], _ = w.issuer.CreateAPIKey(w.t.Context(), issuer.Actor{Name: "system"}, "the "+string(s)+" key", []issuer.Scope{s})
+		_, w.keys[string(s)], _ = w.issuer.CreateAPIKey(w.t.Context(), issuer.Actor{Name: "system", Scopes: []issuer.Scope{s}}, "the "+string(s)+" key", []issuer.Scope{s})
 	}
 	dial := w.listen(w.api.Private())
 	w.private = w.transport(dial)

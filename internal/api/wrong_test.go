@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/quashdev/quash/client"
 	"github.com/quashdev/quash/internal/api"
+	"github.com/quashdev/quash/internal/issuer"
 )
 
 // doer makes a request as it is, without the client.
@@ -48,8 +50,9 @@ func wrong(t *testing.T, what string, answer *http.Response, body string, status
 	if status == 401 && !strings.HasPrefix(challenge, `Bearer realm="quash"`) {
 		t.Errorf("%s: the challenge is %q", what, challenge)
 	}
-	if (status == 429 || status == 503) && answer.Header.Get("Retry-After") == "" {
-		t.Errorf("%s: no Retry-After", what)
+	again := (status == 429 || status == 503) && code != client.CodeOutcomeUnknown
+	if got := answer.Header.Get("Retry-After"); (got != "") != again {
+		t.Errorf("%s: Retry-After is %q", what, got)
 	}
 	return p
 }
@@ -249,6 +252,7 @@ func (x *mistakes) credentials() {
 	try("another scheme", []string{"Basic eDp5"}, 401, client.CodeNoToken, "")
 	try("no token", []string{"Bearer "}, 400, client.CodeInvalid, `error="invalid_request"`)
 	try("two tokens", []string{valid + ", " + valid}, 400, client.CodeInvalid, `error="invalid_request"`)
+	try("a character that no token has", []string{valid + ":"}, 400, client.CodeInvalid, `error="invalid_request"`)
 	try("two headers", []string{valid, valid}, 400, client.CodeInvalid, `error="invalid_request"`)
 	try("garbage", []string{"Bearer garbage"}, 401, client.CodeToken, `error="invalid_token"`)
 	try("changed", []string{valid[:len(valid)-2] + "AA"}, 401, client.CodeToken, `error="invalid_token"`)
@@ -303,6 +307,16 @@ func TestPanicIsA500(t *testing.T) {
 	if strings.Contains(string(text), "luck") || !strings.Contains(w.logged.String(), "out of luck") {
 		t.Errorf("the panic belongs in the log and not in the answer: %s", text)
 	}
+}
+
+// TestUnknownOutcomeIsNotTriedAgainBlindly: a change that may stand must not
+// be made twice by a client that does what Retry-After says.
+func TestUnknownOutcomeIsNotTriedAgainBlindly(t *testing.T) {
+	w := newWorld(t)
+	answer := httptest.NewRecorder()
+	err := &issuer.Error{Code: issuer.CodeOutcomeUnknown, Detail: "the change may or may not have been made; look"}
+	w.api.Refusing(err).ServeHTTP(answer, httptest.NewRequest("GET", "/refused", nil))
+	wrong(t, "an unknown outcome", answer.Result(), answer.Body.String(), 503, client.CodeOutcomeUnknown)
 }
 
 // TestFeedSaysWhatItNeeds: its problems are described like all others.

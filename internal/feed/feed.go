@@ -95,7 +95,7 @@ const (
 	ByeStopping = "stopping" // the node stops: connect again, elsewhere or later
 	ByeSlow     = "slow"     // the verifier fell further behind than the node keeps: connect again
 	ByeReplaced = "replaced" // the same process opened a newer connection
-	ByeKey      = "key"      // the verifier's key was withdrawn
+	ByeKey      = "key"      // the verifier's key was withdrawn or replaced
 	ByeProtocol = "protocol" // the verifier sent what the format does not allow
 	ByeChanged  = "changed"  // what hello said of the log holds no more: connect again
 )

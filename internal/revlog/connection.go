@@ -37,7 +37,6 @@ type connection struct {
 	// Guarded by log.mu.
 	net      net.Conn // nil until the upgrade
 	verifier Verifier
-	marked   bool // it stands on this log: acknowledgements count
 	bye      *feed.Bye
 	answers  answers
 
@@ -170,18 +169,16 @@ func (c *connection) handle(op ws.OpCode, payload []byte) error {
 	return nil
 }
 
-// acknowledge notes what the verifier has applied. Before it stands on this
-// log its position is of no account.
+// acknowledge notes what the verifier has applied. Nothing counts as sent until
+// it stands on this log, so that its position in another is of no account.
 func (c *connection) acknowledge(p feed.Ping) error {
 	l := c.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.marked && p.Applied > c.verifier.Sent {
+	if p.Applied > c.verifier.Sent {
 		return fmt.Errorf("%w: ping confirms position %d, and %d was sent", errFrame, p.Applied, c.verifier.Sent)
 	}
-	if c.marked {
-		l.confirm(c, p.Applied)
-	}
+	l.confirm(c, p.Applied)
 	first := c.verifier.LastHeard.Equal(c.verifier.Since)
 	c.verifier.LastHeard = time.Now()
 	c.answers.pinged, c.answers.stamp = true, p.Stamp

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,6 @@ type Config struct {
 	Logger            *slog.Logger  // default: none
 	BufferBytes       int           // how far back the ring reaches before the store is asked; default 4 MiB
 	ConnectionsPerKey int           // open connections of one verifier key; default 1000
-	MaxRevocations    int           // live revocations; default that of package revset
 	WriteTimeout      time.Duration // how long one write to a verifier may take; default 10 s
 }
 
@@ -42,9 +42,6 @@ const (
 	readTimeout = 5 * time.Second
 	// pulseDelay is how long at most a ping waits for records to be answered with.
 	pulseDelay = 50 * time.Millisecond
-	// retiredKeys is published beyond the longest lifetime of a token: the
-	// leeway of verifiers and the skew of both clocks.
-	retiredKeys = time.Minute
 	// forgetBudget lets the sweep pass the largest set in a few minutes, in
 	// steps of about a millisecond.
 	forgetBudget = 1 << 17
@@ -64,23 +61,22 @@ type Log struct {
 	life    context.Context    // ends when Run does
 	cancel  context.CancelFunc // ends life
 
-	// Taken before mu by whoever takes both. Records enter the set and the
-	// ring under it, so that under it the set is what the ring's head stands for.
-	setMu    sync.Mutex
-	set      *revset.Set
-	snapshot *snapshot
+	encoding sync.Mutex // held by who encodes a snapshot, taken before mu
+	snapshot atomic.Pointer[snapshot]
 
 	mu          sync.Mutex
-	generation  int // of the log: a connection belongs to one
+	generation  int         // of the log: a connection belongs to one
+	set         *revset.Set // has all up to the ring's head; only Run's goroutine writes to it
 	settings    settings
 	ring        *ring
+	failure     error  // of the last reading
 	settled     uint64 // offset after the last claims or keys message
 	stopping    bool
 	pulsing     bool // a pulse is under way
 	connections map[identity]*connection
-	open        map[string]int // connections by key, those that linger included
-	fanout      []*connection  // never changed in place
-	withdrawn   map[string]bool
+	open        map[string]int       // connections by key, those that linger included
+	fanout      []*connection        // never changed in place
+	overlaps    map[string]time.Time // when the connections of a replaced key end
 	waits       map[*wait]struct{}
 	stats       Stats
 }
@@ -104,14 +100,19 @@ func New(cfg Config, source Source) *Log {
 		cfg: cfg, source: source,
 		life: life, cancel: cancel,
 		ready:       make(chan struct{}),
-		set:         revset.New(cfg.MaxRevocations),
+		set:         newSet(),
 		ring:        newRing(cfg.BufferBytes, feed.Mark{}, 0),
 		connections: map[identity]*connection{},
 		open:        map[string]int{},
-		withdrawn:   map[string]bool{},
+		overlaps:    map[string]time.Time{},
 		waits:       map[*wait]struct{}{},
 	}
 }
+
+// newSet returns a set without a limit: a node that held back records because
+// they are many would let all that they revoke live. Logins are what is
+// refused instead.
+func newSet() *revset.Set { return revset.New(math.MaxInt) }
 
 // Ready is closed once the log has been read for the first time.
 func (l *Log) Ready() <-chan struct{} { return l.ready }
@@ -126,16 +127,14 @@ func (l *Log) Run(ctx context.Context) error {
 	defer l.stop()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	failing := false
 	for {
 		err := l.advance(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		l.report(err, failing)
-		failing = err != nil
+		l.note(err)
 		hint := l.source.Changed()
-		if failing {
+		if err != nil {
 			hint = nil
 		}
 		select {
@@ -148,8 +147,13 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-// report logs where reading begins to fail, and where it works again.
-func (l *Log) report(err error, failing bool) {
+// note keeps what became of a reading. Where reading begins to fail, and where
+// it works again, it is logged.
+func (l *Log) note(err error) {
+	l.mu.Lock()
+	failing := l.failure != nil
+	l.failure = err
+	l.mu.Unlock()
 	switch {
 	case err != nil && !failing:
 		l.cfg.Logger.Error("reading the log failed; verifiers stay connected and it is tried again every second", "error", err)
@@ -158,14 +162,20 @@ func (l *Log) report(err error, failing bool) {
 	}
 }
 
+// Err returns why the source could not be read last, nil while it can be.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failure
+}
+
 // tidy forgets what is past its time, a bounded part at once.
 func (l *Log) tidy() {
-	l.setMu.Lock()
-	defer l.setMu.Unlock()
 	l.set.Forget(uint32(time.Now().Unix()), forgetBudget)
-	if l.snapshot != nil && time.Since(l.snapshot.taken) > snapshotAge {
-		l.snapshot = nil
+	if s := l.snapshot.Load(); s != nil && time.Since(s.taken) > snapshotAge {
+		l.snapshot.CompareAndSwap(s, nil)
 	}
+	l.endOverlaps()
 }
 
 // errContradicted says that the source no longer continues what was read.
@@ -187,9 +197,7 @@ func (l *Log) advance(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := l.publish(p); err != nil {
-			return err
-		}
+		l.publish(p)
 		if p.mark.Position >= p.log.Head.Position {
 			return nil
 		}
@@ -247,18 +255,9 @@ func readSettings(r Reader) (s settings, err error) {
 	if s.log, err = r.Log(); err != nil {
 		return s, err
 	}
-	keys, err := r.SigningKeys()
+	published, err := issuer.Published(r)
 	if err != nil {
 		return s, err
-	}
-	published := struct {
-		Keys []json.RawMessage `json:"keys"`
-	}{[]json.RawMessage{}}
-	for _, k := range keys {
-		over := !k.Retired.IsZero() && time.Since(k.Retired) >= s.log.MaxLifetime+retiredKeys
-		if !k.Withdrawn && !over {
-			published.Keys = append(published.Keys, k.Public)
-		}
 	}
 	s.keys, err = json.Marshal(published)
 	return s, err
@@ -273,17 +272,15 @@ func (l *Log) load(ctx context.Context, reason string) error {
 		if s, err = readSettings(r); err != nil {
 			return err
 		}
-		set, err = loadSet(r, l.cfg.MaxRevocations, s.log.Head.Position)
+		set, err = loadSet(r, s.log.Head.Position)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read the live revocations: %w", err)
 	}
-	l.setMu.Lock()
-	defer l.setMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.set, l.snapshot = set, nil
+	l.set = set
 	l.generation++
 	l.settings = s
 	l.ring = newRing(l.cfg.BufferBytes, s.log.Head, l.ring.end)
@@ -296,8 +293,8 @@ func (l *Log) load(ctx context.Context, reason string) error {
 	return nil
 }
 
-func loadSet(r Reader, limit int, head uint64) (*revset.Set, error) {
-	set := revset.New(limit)
+func loadSet(r Reader, head uint64) (*revset.Set, error) {
+	set := newSet()
 	batch := make([]revset.Record, 0, 1024)
 	err := r.Live(func(record revset.Record) error {
 		if batch = append(batch, record); len(batch) < cap(batch) {
@@ -315,12 +312,8 @@ func loadSet(r Reader, limit int, head uint64) (*revset.Set, error) {
 
 // publish makes p part of the stream and wakes the connections. Names and keys
 // come before the records that need them.
-func (l *Log) publish(p page) error {
-	l.setMu.Lock()
-	defer l.setMu.Unlock()
-	if err := l.set.Apply(p.records, p.mark.Position); err != nil {
-		return fmt.Errorf("hold the records up to position %d: %w", p.mark.Position, err)
-	}
+func (l *Log) publish(p page) {
+	_ = l.set.Apply(p.records, p.mark.Position) // only a set with a limit is ever full
 	l.mu.Lock()
 	end := l.ring.end
 	l.announce(p.settings)
@@ -335,7 +328,6 @@ func (l *Log) publish(p page) error {
 			c.rouse()
 		}
 	}
-	return nil
 }
 
 // announce appends what changed of the settings. The caller holds mu.
@@ -371,10 +363,11 @@ func (l *Log) Head() feed.Mark {
 	return l.ring.head
 }
 
-// Live returns how many revocations are live.
+// Live returns how many revocations are live. It waits for nothing that takes
+// longer the more they are.
 func (l *Log) Live() int {
-	l.setMu.Lock()
-	defer l.setMu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.set.Len()
 }
 

@@ -26,7 +26,11 @@ import (
 // refused gets a problem (RFC 9457): 400 for one that is malformed or speaks
 // no known version, 426 for one that is no WebSocket's, 503 with Retry-After
 // where the node is not ready or the key has too many connections.
-func (l *Log) ServeFeed(w http.ResponseWriter, r *http.Request, key string) {
+//
+// Good, if not nil, looks again whether the secret that was presented is good.
+// It is called once [Log.KeyWithdrawn] and [Log.KeyReplaced] reach the
+// connection, so that whatever happens to the key is noticed here or there.
+func (l *Log) ServeFeed(w http.ResponseWriter, r *http.Request, key string, good func() bool) {
 	if !checkUpgrade(w, r) {
 		return
 	}
@@ -42,7 +46,7 @@ func (l *Log) ServeFeed(w http.ResponseWriter, r *http.Request, key string) {
 	}
 	now := time.Now()
 	c := &connection{
-		log: l, start: begin, at: begin.at, marked: begin.reason == "",
+		log: l, start: begin, at: begin.at,
 		written: make(chan struct{}),
 		verifier: Verifier{
 			Process: p.process, Name: p.name, Key: key, Address: r.RemoteAddr,
@@ -52,6 +56,11 @@ func (l *Log) ServeFeed(w http.ResponseWriter, r *http.Request, key string) {
 	c.work.Store(1) // serve starts the writer
 	if err := l.admit(c); err != nil {
 		refuse(w, err)
+		return
+	}
+	if good != nil && !good() {
+		l.release(c)
+		refuse(w, errKey)
 		return
 	}
 	l.upgrade(w, r, c)
@@ -238,16 +247,13 @@ func (l *Log) judge(ctx context.Context, known issuer.Log, m feed.Mark) (reason 
 
 // refuse answers a verifier that was not admitted.
 func refuse(w http.ResponseWriter, err error) {
-	switch {
-	case errors.Is(err, errWithdrawn):
-		problem(w, http.StatusForbidden, "key-withdrawn", err.Error())
-	case errors.Is(err, errCrowded):
+	if errors.Is(err, errCrowded) {
 		w.Header().Set("Retry-After", "5")
 		problem(w, http.StatusServiceUnavailable, "too-many-connections", err.Error())
-	default:
-		w.Header().Set("Retry-After", "1")
-		problem(w, http.StatusServiceUnavailable, "not-ready", err.Error())
+		return
 	}
+	w.Header().Set("Retry-After", "1")
+	problem(w, http.StatusServiceUnavailable, "not-ready", err.Error())
 }
 
 func problem(w http.ResponseWriter, status int, kind, detail string) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/jws"
 	"github.com/quashdev/quash/internal/revlog"
 )
 
@@ -81,7 +83,7 @@ func TestHandshakeRefused(t *testing.T) {
 				}
 			}
 			answer := httptest.NewRecorder()
-			w.log.ServeFeed(answer, r, "key")
+			w.log.ServeFeed(answer, r, "key", nil)
 			checkProblem(t, answer, tt.status)
 			if got := answer.Header().Get(tt.header); tt.header != "" && got != tt.value {
 				t.Errorf("header %s = %q, want %q", tt.header, got, tt.value)
@@ -203,18 +205,17 @@ func nextFrame(t *testing.T, r io.Reader) ws.Frame {
 func TestSettingsComeFirst(t *testing.T) {
 	run(t, revlog.Config{}, func(t *testing.T, w *world) {
 		v := connected(w, 1)[0]
-		w.update(func(tx issuer.Tx) error {
-			return tx.PutSigningKey(issuer.SigningKey{ID: "k1", Algorithm: "ES256", Public: json.RawMessage(`{"kid":"k1"}`), Created: tx.Now()})
-		})
+		key, published := newKey(t)
+		w.update(func(tx issuer.Tx) error { return tx.PutSigningKey(key) })
 		synctest.Wait()
 		w.revoke("tenant", 1)
 		synctest.Wait()
 		w.update(func(tx issuer.Tx) error {
-			err := tx.PutSigningKey(issuer.SigningKey{ID: "k1", Algorithm: "ES256", Public: json.RawMessage(`{"kid":"k1"}`), Created: tx.Now(), Withdrawn: true})
-			if err != nil {
+			key.Withdrawn = true
+			if err := tx.PutSigningKey(key); err != nil {
 				return err
 			}
-			return tx.AppendRevocation(issuer.Revocation{Issuer: testIssuer, Claim: "kid", Value: "k1", Time: tx.Now(), Event: "revoked", Actor: "test", Keep: true})
+			return tx.AppendRevocation(issuer.Revocation{Issuer: testIssuer, Claim: "kid", Value: key.ID, Time: tx.Now(), Event: "revoked", Actor: "test", Keep: true})
 		})
 		synctest.Wait()
 		var got []string
@@ -228,23 +229,38 @@ func TestSettingsComeFirst(t *testing.T) {
 				got = append(got, "records")
 			}
 		}
-		want := []string{`keys {"keys":[{"kid":"k1"}]}`, "claims tenant", "records", "claims kid tenant", `keys {"keys":[]}`, "records"}
+		want := []string{"keys " + published, "claims tenant", "records", "claims kid tenant", `keys {"keys":[]}`, "records"}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("the stream (-want +got):\n%s", diff)
 		}
 	})
 }
 
+// newKey returns a signing key, and the set that has only it.
+func newKey(t *testing.T) (k issuer.SigningKey, published string) {
+	t.Helper()
+	private, err := jws.Generate(jws.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := private.Public().MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k = issuer.SigningKey{ID: private.Public().ID(), Algorithm: "ES256", Public: public, Created: time.Now()}
+	return k, `{"keys":[` + string(public) + `]}`
+}
+
 // A retired key is published as long as a token that it signed can live, and
 // as the margin for clocks.
 func TestRetiredKeyPublished(t *testing.T) {
 	run(t, revlog.Config{}, func(t *testing.T, w *world) {
-		w.update(func(tx issuer.Tx) error {
-			return tx.PutSigningKey(issuer.SigningKey{ID: "k1", Algorithm: "ES256", Public: json.RawMessage(`{"kid":"k1"}`), Created: tx.Now(), Retired: tx.Now()})
-		})
+		key, want := newKey(t)
+		key.Retired = time.Now()
+		w.update(func(tx issuer.Tx) error { return tx.PutSigningKey(key) })
 		synctest.Wait()
 		v := connected(w, 1)[0]
-		if got, want := string(v.last(t, feed.KindHello).hello.Keys), `{"keys":[{"kid":"k1"}]}`; got != want {
+		if got := string(v.last(t, feed.KindHello).hello.Keys); got != want {
 			t.Errorf("keys = %s, want %s", got, want)
 		}
 		keepAlive := time.NewTicker(5 * time.Second)
@@ -306,7 +322,8 @@ func TestP4WaitApplied(t *testing.T) {
 	})
 }
 
-// What a verifier has applied of another log says nothing about this one.
+// What a verifier has applied of another log says nothing about this one, and
+// to claim it before the mark breaks the protocol.
 func TestP4ForeignPositionNotCounted(t *testing.T) {
 	run(t, revlog.Config{}, func(t *testing.T, w *world) {
 		w.revoke("sid", 5)
@@ -323,7 +340,18 @@ func TestP4ForeignPositionNotCounted(t *testing.T) {
 		if applied, n := w.log.Applied(5); applied != 0 || n != 1 {
 			t.Errorf("applied %d of %d, want 0 of 1", applied, n)
 		}
-		nextFrame(t, r)
+		for {
+			e, err := decode(nextFrame(t, r).Payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.kind == feed.KindBye {
+				if e.bye.Code != feed.ByeProtocol {
+					t.Errorf("bye = %q, want %q", e.bye.Code, feed.ByeProtocol)
+				}
+				return
+			}
+		}
 	})
 }
 
@@ -381,13 +409,93 @@ func TestKeyWithdrawn(t *testing.T) {
 		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeKey {
 			t.Errorf("bye = %q, want %q", got, feed.ByeKey)
 		}
-		_, _, err := v.dial(w)
-		if status := ws.StatusError(0); !errors.As(err, &status) || status != 403 {
-			t.Errorf("connecting again: %v, want status 403", err)
-		}
 		synctest.Wait()
 		if vs := w.log.Verifiers(); len(vs) != 1 || vs[0].Name != "other" {
 			t.Errorf("verifiers = %+v, want only the other key's", vs)
+		}
+	})
+}
+
+// A connection whose key was authenticated, and then withdrawn or replaced
+// before the connection counted, is refused.
+func TestKeyEndsWhileItConnects(t *testing.T) {
+	run(t, revlog.Config{ConnectionsPerKey: 1}, func(t *testing.T, w *world) {
+		w.good = func() bool { return false }
+		_, _, err := newRecorder("v").dial(w)
+		if status := ws.StatusError(0); !errors.As(err, &status) || status != 503 {
+			t.Errorf("with a key that ended: %v, want status 503", err)
+		}
+		synctest.Wait()
+		if vs := w.log.Verifiers(); len(vs) != 0 {
+			t.Errorf("verifiers = %+v, want none", vs)
+		}
+		// Whatever happens to the key from then on finds the connection.
+		w.good = func() bool {
+			w.log.KeyReplaced("key", time.Now())
+			return true
+		}
+		v := newRecorder("v")
+		v.connect(w)
+		v.done.Wait()
+		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeKey {
+			t.Errorf("bye = %q, want %q", got, feed.ByeKey)
+		}
+	})
+}
+
+// A new secret ends the connections of its key at once, and again when the
+// old one is over: nobody stays on by a secret that is no good.
+func TestKeyReplaced(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		v := connected(w, 1)[0]
+		ended := func(when string) {
+			t.Helper()
+			v.done.Wait()
+			if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeKey {
+				t.Errorf("%s: bye = %q, want %q", when, got, feed.ByeKey)
+			}
+		}
+		began := time.Now()
+		w.log.KeyReplaced("key", began.Add(10*time.Second))
+		ended("with the replacement")
+		v.connect(w)
+		ended("with the end of the overlap")
+		if took := time.Since(began); took < 10*time.Second || took > 11*time.Second {
+			t.Errorf("the overlap of 10s ended after %v", took)
+		}
+		v.connect(w)
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if n := len(w.log.Verifiers()); n != 1 {
+			t.Errorf("%d verifiers afterwards, want 1", n)
+		}
+	})
+}
+
+// A large snapshot is encoded while the log goes on: whoever joins gets all up
+// to its mark, and what comes meanwhile is neither lost nor held up.
+func TestLogGoesOnWhileASnapshotIsEncoded(t *testing.T) {
+	run(t, revlog.Config{}, func(t *testing.T, w *world) {
+		w.revoke("sid", 10_000)
+		follower := connected(w, 1)[0]
+		var joining sync.WaitGroup
+		for range 3 {
+			joining.Go(func() {
+				for range 10 {
+					w.log.Encode()
+				}
+			})
+		}
+		for range 200 {
+			w.revoke("sid", 1)
+			w.log.Live()
+		}
+		joining.Wait()
+		late := newRecorder("late")
+		late.connect(w)
+		synctest.Wait()
+		if got, want := follower.position(), uint64(10_200); got != want || late.position() != want {
+			t.Errorf("positions = %d and %d, want %d", got, late.position(), want)
 		}
 	})
 }
@@ -461,6 +569,9 @@ func TestStoreFails(t *testing.T) {
 			}
 		}
 		synctest.Wait()
+		if w.log.Err() == nil {
+			t.Error("Err: got nil while the store fails")
+		}
 		if got := v.last(t, feed.KindPong).mark.Position; got != before.Last {
 			t.Errorf("pong speaks of %d while the store fails, want %d", got, before.Last)
 		}
@@ -475,6 +586,9 @@ func TestStoreFails(t *testing.T) {
 		synctest.Wait()
 		if got := v.position(); got != after.Last {
 			t.Errorf("position = %d when the store works again, want %d", got, after.Last)
+		}
+		if err := w.log.Err(); err != nil {
+			t.Errorf("Err when the store works again: %v", err)
 		}
 		w.halt()
 		if got := strings.Count(logged.String(), "reading the log failed;"); got != 1 {
@@ -535,7 +649,7 @@ func TestP7NotBeforeReady(t *testing.T) {
 		r.Header.Set("Sec-WebSocket-Version", "13")
 		r.Header.Set("Sec-WebSocket-Protocol", feed.Subprotocol)
 		answer := httptest.NewRecorder()
-		log.ServeFeed(answer, r, "key")
+		log.ServeFeed(answer, r, "key", nil)
 		checkProblem(t, answer, http.StatusServiceUnavailable)
 		if answer.Header().Get("Retry-After") == "" {
 			t.Error("no Retry-After")

@@ -12,30 +12,41 @@ import (
 // snapshotRecords is how many records one part of a snapshot holds: 64 KiB.
 const snapshotRecords = 64 << 10 / feed.RecordSize
 
-// snapshot is the live set as frames, and the mark that it stands for. It is
-// never changed, and shared by all who join at about the same time.
+// snapshot is the live set as frames, and the mark that it stands for: it has
+// every live record up to there, and perhaps some of those that came while it
+// was encoded. It is never changed, and shared by all who join at about the
+// same time.
 type snapshot struct {
-	parts [][]byte
-	mark  feed.Mark
-	taken time.Time
+	generation int
+	parts      [][]byte
+	mark       feed.Mark
+	taken      time.Time
 }
 
-// current returns a snapshot from which the ring still goes on.
+// current returns a snapshot from which the ring still goes on. Encoding a
+// large set takes long; the log goes on meanwhile, and only those who join
+// wait.
 func (l *Log) current() *snapshot {
-	l.setMu.Lock()
-	defer l.setMu.Unlock()
+	l.encoding.Lock()
+	defer l.encoding.Unlock()
+	kept := l.snapshot.Load()
 	l.mu.Lock()
-	head := l.ring.head
-	fresh := false
-	if l.snapshot != nil {
-		cursor, ok := l.find(l.snapshot.mark)
-		fresh = ok && l.ring.end-cursor <= uint64(l.cfg.BufferBytes/2)
-	}
+	set, fresh := l.set, &snapshot{generation: l.generation, mark: l.ring.head, taken: time.Now()}
+	good := kept != nil && kept.generation == l.generation && l.leadsOn(kept.mark)
 	l.mu.Unlock()
-	if !fresh {
-		l.snapshot = &snapshot{parts: encodeSet(l.set), mark: head, taken: time.Now()}
+	if good {
+		return kept
 	}
-	return l.snapshot
+	fresh.parts = encodeSet(set)
+	l.snapshot.Store(fresh)
+	return fresh
+}
+
+// leadsOn says whether the ring goes on from m and will for a while. The
+// caller holds mu.
+func (l *Log) leadsOn(m feed.Mark) bool {
+	cursor, ok := l.find(m)
+	return ok && l.ring.end-cursor <= uint64(l.cfg.BufferBytes/2)
 }
 
 func encodeSet(set *revset.Set) [][]byte {

@@ -2,6 +2,7 @@ package revlog
 
 import (
 	"context"
+	"time"
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
@@ -22,6 +23,7 @@ type Source interface {
 // Reader reads the log. It is the part of [issuer.Reader] that the feed needs
 // and promises the same.
 type Reader interface {
+	Now() time.Time
 	Log() (issuer.Log, error)
 	Records(after uint64, limit int) ([]revset.Record, feed.Mark, error)
 	MarkAt(position uint64) (feed.Mark, error)

@@ -129,35 +129,52 @@ func (l *Log) pulse() {
 	})
 }
 
-// KeyWithdrawn ends the connections of a verifier key and admits no more.
+// KeyWithdrawn ends the connections of a verifier key that is good no more.
 func (l *Log) KeyWithdrawn(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.withdrawn[key] = true
-	for _, c := range l.connections {
-		if c.verifier.Key == key {
-			c.dismiss(feed.Bye{Code: feed.ByeKey, Detail: "the verifier's key was withdrawn"})
+	delete(l.overlaps, key)
+	l.dismissKey(key, "the verifier's key was withdrawn")
+}
+
+// KeyReplaced ends the connections of a verifier key that has a new secret:
+// at once, and again about a second after until, when the old secret ends.
+// They come back with one that is good.
+func (l *Log) KeyReplaced(key string, until time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if delete(l.overlaps, key); time.Now().Before(until) {
+		l.overlaps[key] = until
+	}
+	l.dismissKey(key, "the verifier's key was replaced")
+}
+
+// endOverlaps ends the connections that may rest on a secret that is over.
+func (l *Log) endOverlaps() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, until := range l.overlaps {
+		if !time.Now().Before(until) {
+			delete(l.overlaps, key)
+			l.dismissKey(key, "the secret before the last one has ended")
 		}
 	}
 }
 
-// KeyReplaced ends the connections of a verifier key. They come back with a
-// secret of it that is good.
-func (l *Log) KeyReplaced(key string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// dismissKey ends the connections of a key. The caller holds mu.
+func (l *Log) dismissKey(key, why string) {
 	for _, c := range l.connections {
 		if c.verifier.Key == key {
-			c.dismiss(feed.Bye{Code: feed.ByeKey, Detail: "the verifier's key was replaced"})
+			c.dismiss(feed.Bye{Code: feed.ByeKey, Detail: why})
 		}
 	}
 }
 
 // Reasons not to admit a connection.
 var (
-	errNotReady  = errors.New("the node is not ready; connect again")
-	errCrowded   = errors.New("the key has as many connections as it may; connect again later")
-	errWithdrawn = errors.New("the key was withdrawn")
+	errNotReady = errors.New("the node is not ready; connect again")
+	errCrowded  = errors.New("the key has as many connections as it may; connect again later")
+	errKey      = errors.New("the key has changed in this moment; connect again")
 )
 
 // admit makes c a connection of the log, or says why not. It replaces an older
@@ -174,8 +191,6 @@ func (l *Log) admit(c *connection) error {
 	switch {
 	case l.stopping || l.generation != c.start.generation:
 		return errNotReady
-	case l.withdrawn[id.key]:
-		return errWithdrawn
 	case open >= l.cfg.ConnectionsPerKey:
 		return errCrowded
 	}

@@ -39,6 +39,7 @@ type world struct {
 	source  revlog.Source
 	commits []issuer.Commit
 	mu      sync.Mutex
+	good    func() bool // whether a key is still good; nil: it is
 
 	log      *revlog.Log
 	listener listener
@@ -69,7 +70,7 @@ func (w *world) start(l listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	log := revlog.New(w.config, w.source)
 	handler := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		log.ServeFeed(rw, r, r.Header.Get("Test-Key"))
+		log.ServeFeed(rw, r, r.Header.Get("Test-Key"), w.good)
 	})
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	var running sync.WaitGroup

@@ -96,7 +96,6 @@ func (c *connection) stand(m feed.Mark) (news []byte) {
 	defer c.log.mu.Unlock()
 	c.at = m
 	c.verifier.Sent = m.Position
-	c.marked = true
 	return c.news()
 }
 

@@ -16,9 +16,9 @@ const (
 )
 
 // Set holds the merged record of every key, exactly: all 128 bits of a key
-// are compared. One goroutine at a time may write (Apply, Forget, All); any
-// number may call the other methods meanwhile, which take no lock, allocate
-// nothing and never wait.
+// are compared. One goroutine at a time may write (Apply, Forget); any number
+// may call the other methods meanwhile, which take no lock and never wait, and
+// of which Lookup allocates nothing.
 //
 // A large set takes less than 30 bytes an entry, and some 18 more where
 // NotBefore is used. It grows one shard of 128 at a time.
@@ -161,8 +161,10 @@ func (s *Set) Forget(now uint32, budget int) (dropped int) {
 	return dropped
 }
 
-// All calls yield with every entry until it returns false. The set keeps no
-// positions of its entries: the records have Position 1.
+// All calls yield with every entry until it returns false: those that the set
+// has all the while, each once, and such as come, change or go meanwhile
+// perhaps. The set keeps no positions of its entries: the records have
+// Position 1.
 func (s *Set) All(yield func(Record) bool) {
 	for i := range s.shards {
 		t := s.shards[i].Load()

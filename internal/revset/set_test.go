@@ -259,6 +259,11 @@ func TestP4ReadersSeeAllUpToThePosition(t *testing.T) {
 			}
 		})
 	}
+	readers.Go(func() {
+		for !done.Load() {
+			readAll(t, s, ks)
+		}
+	})
 	write(t, s, ks)
 	done.Store(true)
 	readers.Wait()
@@ -284,6 +289,21 @@ func write(t *testing.T, s *revset.Set, ks []revset.Key) {
 		if p%100 == 0 {
 			s.Forget(uint32(p-50), 1000)
 		}
+	}
+}
+
+// readAll checks that a walk through the set misses nothing that was there
+// when it began.
+func readAll(t *testing.T, s *revset.Set, ks []revset.Key) {
+	position := s.Position()
+	all := content(s)
+	for p := uint64(2); p <= position; p += 2 { // an even one is never forgotten
+		if r := all[ks[p]]; r.Before != p {
+			t.Errorf("from position %d on, All yields %+v for %d", position, r, p)
+		}
+	}
+	if r := all[ks[0]]; r.Before != uint64(r.NotBefore)*hotRatio || uint64(r.NotBefore) < position {
+		t.Errorf("from position %d on, All yields %+v for a changing entry", position, r)
 	}
 }
 

@@ -206,17 +206,18 @@ func (t *table) decode(meta uint64) (before uint64, notBefore uint32) {
 	return w.before, w.notBefore
 }
 
-// record returns an entry, to the writer.
+// record returns an entry.
 func (t *table) record(s *slot) Record {
-	before, notBefore := t.decode(s.meta)
-	return Record{Position: 1, Key: s.key, Before: before, NotBefore: notBefore, Forget: uint32(s.meta)}
+	meta := atomic.LoadUint64(&s.meta)
+	before, notBefore := t.decode(meta)
+	return Record{Position: 1, Key: s.key, Before: before, NotBefore: notBefore, Forget: uint32(meta)}
 }
 
-// all yields the taken slots, to the writer.
+// all yields the taken slots.
 func (t *table) all() iter.Seq[*slot] {
 	return func(yield func(*slot) bool) {
-		for at, tags := range t.tags {
-			group := t.slots[at*groupSlots:][:taken(tags)]
+		for at := range t.tags {
+			group := t.slots[at*groupSlots:][:taken(atomic.LoadUint64(&t.tags[at]))]
 			for i := range group {
 				if !yield(&group[i]) {
 					return
