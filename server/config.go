@@ -21,8 +21,8 @@ type Config struct {
 
 	// Public and Private are the addresses to listen on: the one for users and
 	// other people's clients, the other for verifiers, administration and
-	// metrics. Empty: [Server.Run] opens no such listener; a program that
-	// embeds the server mounts the handlers itself.
+	// metrics. Empty: there is no such listener; a program that embeds the
+	// server mounts the handlers itself.
 	Public  string
 	Private string
 

@@ -21,6 +21,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
@@ -53,6 +54,7 @@ type Server struct {
 	surface  *api.API
 	public   http.Handler
 	private  http.Handler
+	listens  map[string]net.Listener // by configured address
 	cert     *certificate
 	adminKey string
 
@@ -62,36 +64,65 @@ type Server struct {
 	closed  error
 }
 
-// Open opens the database, makes at the first start what is missing (secret,
-// tables, signing key, admin key), and follows the log. It listens nowhere;
-// [Server.Run] does. Ctx bounds the opening only. The caller must call Run or
-// [Server.Close].
+// Open listens on the configured addresses, opens the database, makes at the
+// first start what is missing (secret, tables, signing keys, admin key), and
+// follows the log. Where an address is taken it touches no data. Connections
+// are served once [Server.Run] is called. Ctx bounds the opening only. The
+// caller must call Run or [Server.Close].
 func Open(ctx context.Context, cfg Config) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	cfg.complete()
-	s := &Server{cfg: cfg, memory: memnet.Listen(), metrics: newMetrics()}
-	if cfg.TLSCert != "" {
-		var err error
-		if s.cert, err = loadCertificate(cfg.TLSCert, cfg.TLSKey, cfg.Logger); err != nil {
-			return nil, err
-		}
-	}
-	if err := prepareData(&s.cfg); err != nil {
-		return nil, err
-	}
-	store, err := sqlite.Open(ctx, sqlite.Config{
-		Path: filepath.Join(cfg.Data, databaseFile), Logger: cfg.Logger, Committed: s.metrics.committed,
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.store = store
-	if err := s.start(ctx); err != nil {
+	s := &Server{cfg: cfg, memory: memnet.Listen(), metrics: newMetrics(), listens: map[string]net.Listener{}}
+	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
 	return s, nil
+}
+
+func (s *Server) open(ctx context.Context) (err error) {
+	if s.cfg.TLSCert != "" {
+		if s.cert, err = loadCertificate(s.cfg.TLSCert, s.cfg.TLSKey, s.cfg.Logger); err != nil {
+			return err
+		}
+	}
+	for _, address := range []string{s.cfg.Public, s.cfg.Private} {
+		if err := s.listen(address); err != nil {
+			return err
+		}
+	}
+	if err := prepareData(&s.cfg); err != nil {
+		return err
+	}
+	store, err := sqlite.Open(ctx, sqlite.Config{
+		Path: filepath.Join(s.cfg.Data, databaseFile), Logger: s.cfg.Logger, Committed: s.metrics.committed,
+	})
+	if err != nil {
+		return err
+	}
+	s.store = store
+	return s.start(ctx)
+}
+
+// listen opens the listener of an address, if there is one.
+func (s *Server) listen(address string) error {
+	if address == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s.listens[address] = listener
+	if s.cert != nil {
+		s.listens[address] = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.cert.get, NextProtos: []string{"http/1.1"}})
+		return nil
+	}
+	if host, _, _ := net.SplitHostPort(address); !net.ParseIP(host).IsLoopback() && host != "localhost" {
+		s.cfg.Logger.Warn("this listener is not encrypted and not on loopback: put a proxy that speaks TLS in front, or give a certificate", "address", address)
+	}
+	return nil
 }
 
 // start wires the parts together and waits until they are in step.
@@ -188,28 +219,25 @@ func (s *Server) PrivateHandler() http.Handler { return s.private }
 
 // Verifier returns a verifier that follows the log in this process, through
 // the same protocol as any other but without a socket. The audience is what a
-// token's aud must contain; empty: the issuer. The caller must close it
-// before the server.
+// token's aud must contain; empty: the issuer. It logs warnings and errors
+// only. The caller must close it before the server.
 func (s *Server) Verifier(ctx context.Context, audience string) (*quash.Verifier, error) {
 	return quash.Open(ctx, quash.Config{
 		URL: "http://" + inProcess, Key: inProcess, Name: inProcess, Dial: s.memory.Dial,
-		Audience: audience, Issuer: s.cfg.Issuer, Logger: s.cfg.Logger,
+		Audience: audience, Issuer: s.cfg.Issuer, Logger: slog.New(warnings{s.cfg.Logger.Handler()}),
 		MaxRevocations: math.MaxInt, // as many as the log has: what it holds, it must hold here too
 	})
 }
 
-// Run listens on the configured addresses until ctx ends, then stops in
-// order: no new connections, requests under way are answered, verifiers are
-// told, the database is closed. It returns nil after a stop in order. Where it
-// cannot listen on an address it serves none.
+// Run serves the configured addresses until ctx ends, then stops in order: no
+// new connections, requests under way are answered, verifiers are told, the
+// database is closed. It returns nil after a stop in order. It may be called
+// once.
 func (s *Server) Run(ctx context.Context) error {
-	served, err := s.listenAll()
-	if err != nil {
-		return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
-	}
 	group, ctx := errgroup.WithContext(ctx)
-	for listener, handler := range served {
-		web := newWeb(handler)
+	handlers := map[string]http.Handler{s.cfg.Public: s.public, s.cfg.Private: s.private}
+	for address, listener := range s.listens {
+		web := newWeb(handlers[address])
 		web.RegisterOnShutdown(s.surface.Stop)
 		group.Go(func() error {
 			if err := web.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -223,40 +251,11 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	group.Go(func() error { <-ctx.Done(); return nil })
-	return errors.Join(group.Wait(), s.Close(context.WithoutCancel(ctx)))
-}
-
-// listenAll opens every listener, or none.
-func (s *Server) listenAll() (map[net.Listener]http.Handler, error) {
-	served := map[net.Listener]http.Handler{}
-	for address, handler := range map[string]http.Handler{s.cfg.Public: s.public, s.cfg.Private: s.private} {
-		if address == "" {
-			continue
-		}
-		listener, err := s.listen(address)
-		if err != nil {
-			for open := range served {
-				_ = open.Close()
-			}
-			return nil, err
-		}
-		served[listener] = handler
+	if err := errors.Join(group.Wait(), s.Close(context.WithoutCancel(ctx))); err != nil {
+		return err
 	}
-	return served, nil
-}
-
-func (s *Server) listen(address string) (net.Listener, error) {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	if s.cert != nil {
-		return tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.cert.get, NextProtos: []string{"http/1.1"}}), nil
-	}
-	if host, _, _ := net.SplitHostPort(address); !net.ParseIP(host).IsLoopback() && host != "localhost" {
-		s.cfg.Logger.Warn("this listener is not encrypted and not on loopback: put a proxy that speaks TLS in front, or give a certificate", "address", address)
-	}
-	return listener, nil
+	s.cfg.Logger.Info("stopped")
+	return nil
 }
 
 const drainTime = 10 * time.Second
@@ -287,6 +286,9 @@ func shutDown(web *http.Server) error {
 func (s *Server) Close(ctx context.Context) error {
 	s.close.Do(func() {
 		var errs []error
+		for _, listener := range s.listens {
+			_ = listener.Close() // again, where Run has served it
+		}
 		if s.own != nil {
 			errs = append(errs, s.own.Close(ctx))
 		}
@@ -295,7 +297,10 @@ func (s *Server) Close(ctx context.Context) error {
 			errs = append(errs, s.memory.Close(), s.feed.Close())
 			s.stopped.Wait()
 		}
-		s.closed = errors.Join(append(errs, s.store.Close())...)
+		if s.store != nil {
+			errs = append(errs, s.store.Close())
+		}
+		s.closed = errors.Join(errs...)
 	})
 	return s.closed
 }

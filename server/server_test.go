@@ -1,10 +1,13 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -12,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -403,27 +407,54 @@ func TestStopsWhileAClientFollowsTheLog(t *testing.T) {
 	}
 }
 
-// TestOneAddressIsTaken serves neither address where it cannot serve both.
+// TestOneAddressIsTaken holds neither address where it cannot have both, and
+// makes no data.
 func TestOneAddressIsTaken(t *testing.T) {
-	for range 8 { // in whichever order they are opened
-		cfg := config(t)
-		taken, err := net.Listen("tcp", cfg.Private)
+	cfg := config(t)
+	for _, one := range []string{cfg.Public, cfg.Private} {
+		taken, err := net.Listen("tcp", one)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer taken.Close()
+		if _, err := server.Open(t.Context(), cfg); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), one) {
+			t.Errorf("got %v, want that %s is in use", err, one)
+		}
+		if _, err := os.Stat(cfg.Data); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the data directory: %v, want none", err)
+		}
+		_ = taken.Close()
+	}
+	r := start(t, cfg) // nothing holds them any more
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAServerClosedBeforeItRanLetsGoOfItsAddresses can be opened again at once.
+func TestAServerClosedBeforeItRanLetsGoOfItsAddresses(t *testing.T) {
+	cfg := config(t)
+	for range 2 {
 		srv, err := server.Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := srv.Run(t.Context()); err == nil || !strings.Contains(err.Error(), cfg.Private) {
-			t.Errorf("got %v, want that %s cannot be listened on", err, cfg.Private)
+		if err := srv.Close(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		free, err := net.Listen("tcp", cfg.Public)
-		if err != nil {
-			t.Fatalf("the other address is held on to: %v", err)
-		}
-		_ = free.Close()
+	}
+}
+
+// TestTheLogBeginsAndEndsWithTheServer has no word of the verifier in the same
+// process, which starts after the server and ends before it.
+func TestTheLogBeginsAndEndsWithTheServer(t *testing.T) {
+	cfg := config(t)
+	var logged bytes.Buffer
+	cfg.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if err := start(t, cfg).stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := logged.String(); strings.Contains(got, "stale") || !strings.HasSuffix(got, "level=INFO msg=stopped\n") {
+		t.Errorf("got\n%s\nwant nothing stale, and stopped at the end", got)
 	}
 }
 

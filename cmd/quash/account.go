@@ -38,6 +38,9 @@ func subject(ctx context.Context, admin client.Admin, who string) (string, error
 	return a.Subject, err
 }
 
+// errNoAccount begins what is said of a text that means no account.
+var errNoAccount = errors.New("no account has the name or the subject")
+
 func find(ctx context.Context, admin client.Admin, who string) (client.Account, error) {
 	bySubject, err := found(admin.Account(ctx, who))
 	if err != nil {
@@ -52,7 +55,7 @@ func find(ctx context.Context, admin client.Admin, who string) (client.Account, 
 	case err != nil:
 		return client.Account{}, err
 	case bySubject.Subject == "" && byName.Subject == "":
-		return client.Account{}, fmt.Errorf("no account has the name or the subject %q; quash account list shows them", who)
+		return client.Account{}, fmt.Errorf("%w %q; quash account list shows them", errNoAccount, who)
 	case bySubject.Subject == "":
 		return byName, nil
 	case byName.Subject != "" && byName.Subject != bySubject.Subject:
@@ -63,11 +66,24 @@ func find(ctx context.Context, admin client.Admin, who string) (client.Account, 
 
 // found turns the problem that there is no such account into an empty one.
 func found(a client.Account, err error) (client.Account, error) {
-	var p *client.Problem
-	if errors.As(err, &p) && p.Code == client.CodeNotFound {
+	if isNotFound(err) {
 		return client.Account{}, nil
 	}
 	return a, err
+}
+
+// named returns the account that has a name which is not also a subject. Where
+// the key may not look, it finds none.
+func named(ctx context.Context, admin client.Admin, name string) (a client.Account, found bool) {
+	if name == "" {
+		return a, false
+	}
+	a, err := admin.AccountNamed(ctx, name)
+	if err != nil || a.Subject == name {
+		return a, false
+	}
+	_, err = admin.Account(ctx, name)
+	return a, isNotFound(err)
 }
 
 func (p *program) accountCreate() *cobra.Command {
@@ -148,7 +164,7 @@ func accountState(a client.Account) string {
 
 func (p *program) accountList() *cobra.Command {
 	var after string
-	var limit int
+	limit := limit(100)
 	cmd := &cobra.Command{
 		Use: "list", Short: "List accounts", Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -156,7 +172,7 @@ func (p *program) accountList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			page, err := admin.Accounts(cmd.Context(), after, limit)
+			page, err := admin.Accounts(cmd.Context(), after, int(limit))
 			if err != nil {
 				return err
 			}
@@ -165,7 +181,7 @@ func (p *program) accountList() *cobra.Command {
 				for _, a := range page.Items {
 					rows = append(rows, []string{a.Subject, a.Name, accountState(a), when(a.Changed), string(a.Claims)})
 				}
-				p.table([]string{"SUBJECT", "NAME", "STATE", "CHANGED", "CLAIMS"}, rows)
+				p.table("no accounts", []string{"SUBJECT", "NAME", "STATE", "CHANGED", "CLAIMS"}, rows)
 				if page.Next != "" {
 					p.sayf("\nmore: quash account list --after %s", page.Next)
 				}
@@ -173,7 +189,7 @@ func (p *program) accountList() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&after, "after", "", "begin after this subject")
-	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many, 1 to 1000")
+	cmd.Flags().Var(&limit, "limit", "at most so many, 1 to 1000")
 	return cmd
 }
 
@@ -257,9 +273,23 @@ func (p *program) accountEnd(verb, short string, call func(client.Admin, context
 			if err != nil {
 				return err
 			}
-			return p.effect(call(admin, cmd.Context(), who, change))
+			e, err := call(admin, cmd.Context(), who, change)
+			if err != nil {
+				return err
+			}
+			return p.print(e, func() { p.sayf("%s", accountEffect(args[0], e)) })
 		},
 	}, &change)
+}
+
+func accountEffect(who string, e client.Effect) string {
+	switch {
+	case e.Event != "reactivated":
+		return effectText(e)
+	case e.DryRun:
+		return "dry run: " + who + " could log in again; nothing was changed"
+	}
+	return who + " can log in again; what ended stays dead"
 }
 
 // maxPassword bounds what is read of a password, with room for a line's end.
@@ -278,7 +308,7 @@ func (p *program) password(ctx context.Context, fromStdin bool) (string, error) 
 	if !terminal(p.stdin) {
 		return "", errors.New("there is no terminal to ask for the password: pipe it to --password-stdin")
 	}
-	first, err := p.ask(ctx, "Password: ")
+	first, err := p.ask(ctx, "Password (15 characters or more): ")
 	if err != nil {
 		return "", err
 	}

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/*.txtar, which specify each verb. Beside the
 // commands of testscript they have:
 //
-//	server              a server in this process; sets QUASH_URL, QUASH_KEY, PUBLIC and DATA
+//	server              a server in this process; sets QUASH_URL, QUASH_ADMIN_KEY, PUBLIC and DATA
 //	login NAME PASSWORD a user's login at PUBLIC; sets ACCESS and REFRESH
 //	take VAR MEMBER     sets VAR to a member of the JSON object on the last stdout
 //	addresses           sets PUBLIC and PRIVATE to free addresses
@@ -61,7 +61,7 @@ func startServer(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Check(srv.Close(context.Background()))
 	})
 	ts.Setenv("QUASH_URL", private.URL)
-	ts.Setenv("QUASH_KEY", srv.AdminKey())
+	ts.Setenv("QUASH_ADMIN_KEY", srv.AdminKey())
 	ts.Setenv("PUBLIC", public.URL)
 	ts.Setenv("DATA", data)
 }
@@ -107,7 +107,7 @@ func ready(ts *testscript.TestScript, _ bool, args []string) {
 func settled(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.ParseUint(args[0], 10, 64)
 	ts.Check(err)
-	c, err := client.New(client.Config{URL: ts.Getenv("QUASH_URL"), Key: ts.Getenv("QUASH_KEY")})
+	c, err := client.New(client.Config{URL: ts.Getenv("QUASH_URL"), Key: ts.Getenv("QUASH_ADMIN_KEY")})
 	ts.Check(err)
 	for behind := true; behind; {
 		all, err := c.Admin().Verifiers(context.Background())
@@ -123,27 +123,27 @@ func facts(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Fatalf("got %d plays, met %t, want 5 that are met", len(r.Plays), r.Met)
 	}
 	for _, y := range r.Plays {
-		if len(y.Services) != 3 || len(y.Expectations) == 0 || y.Answered == nil || !y.met() {
-			ts.Fatalf("%s: got %+v, want three services that refused, and something expected and met", y.Title, y)
+		if len(y.Resources) != 3 || len(y.Expectations) == 0 || y.Answered == nil || !y.met() {
+			ts.Fatalf("%s: got %+v, want three resource servers that refused, and something expected and met", y.Title, y)
 		}
 	}
 }
 
 func TestDemoFailsWhere(t *testing.T) {
 	ms := milliseconds(1)
-	good := outcome{Service: "orders", Accepted: 3, Refused: &ms}
+	good := outcome{Resource: "orders", Accepted: 3, Refused: &ms}
 	for name, y := range map[string]play{
-		"a service never refused":            {Services: []outcome{good, {Accepted: 3}}},
-		"a service never accepted":           {Services: []outcome{good, {Refused: &ms}}},
-		"a service accepted again":           {Services: []outcome{good, {Accepted: 3, Refused: &ms, Relapsed: true}}},
-		"an expectation was not met":         {Services: []outcome{good}, Expectations: []expectation{{"it rains", false}}},
-		"no service was there to ask at all": {},
+		"a resource server never refused":            {Resources: []outcome{good, {Accepted: 3}}},
+		"a resource server never accepted":           {Resources: []outcome{good, {Refused: &ms}}},
+		"a resource server accepted again":           {Resources: []outcome{good, {Accepted: 3, Refused: &ms, Relapsed: true}}},
+		"an expectation was not met":                 {Resources: []outcome{good}, Expectations: []expectation{{"it rains", false}}},
+		"no resource server was there to ask at all": {},
 	} {
 		if y.met() {
 			t.Errorf("%s: the play is met, want it not to be", name)
 		}
 	}
-	if y := (play{Services: []outcome{good}, Expectations: []expectation{{"it is dry", true}}}); !y.met() {
+	if y := (play{Resources: []outcome{good}, Expectations: []expectation{{"it is dry", true}}}); !y.met() {
 		t.Error("everything as it should be: the play is not met, want it to be")
 	}
 }
@@ -156,7 +156,7 @@ func TestTailEndsInOrderWhenInterrupted(t *testing.T) {
 	defer srv.Close(context.Background())
 	private := httptest.NewServer(srv.PrivateHandler())
 	defer private.Close()
-	environ := []string{"QUASH_URL=" + private.URL, "QUASH_KEY=" + srv.AdminKey()}
+	environ := []string{"QUASH_URL=" + private.URL, "QUASH_ADMIN_KEY=" + srv.AdminKey()}
 	if status := run(t.Context(), []string{"revoke", "sub", "u_1"}, nil, io.Discard, os.Stderr, environ); status != exitDone {
 		t.Fatalf("revoke: got status %d, want 0", status)
 	}
@@ -172,6 +172,46 @@ func TestTailEndsInOrderWhenInterrupted(t *testing.T) {
 	interrupt()
 	if got := <-status; got != exitDone {
 		t.Errorf("after the interrupt: got status %d, want 0", got)
+	}
+}
+
+func TestAShellIsToldWhereTheProgramIs(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	var out strings.Builder
+	p := &program{stdout: &out}
+	p.alias()
+	if got, want := out.String(), "  alias quash="+self+"\n"; got != want {
+		t.Errorf("not on the path: got %q, want %q", got, want)
+	}
+	if err := os.Symlink(self, filepath.Join(dir, "quash")); err != nil {
+		t.Fatal(err)
+	}
+	out.Reset()
+	if p.alias(); out.String() != "" {
+		t.Errorf("on the path: got %q, want nothing", out.String())
+	}
+}
+
+func TestAddressesAreAsSeenFromThisMachine(t *testing.T) {
+	for listen, want := range map[string]string{
+		"":               "",
+		"127.0.0.1:8080": "http://127.0.0.1:8080",
+		":8080":          "http://localhost:8080",
+		"0.0.0.0:8080":   "http://localhost:8080",
+		"[::]:8080":      "http://localhost:8080",
+		"[::1]:8080":     "http://[::1]:8080",
+	} {
+		if got := address(server.Config{}, listen); got != want {
+			t.Errorf("%q: got %q, want %q", listen, got, want)
+		}
+	}
+	if got := address(server.Config{TLSCert: "c.pem"}, ":8443"); got != "https://localhost:8443" {
+		t.Errorf("with a certificate: got %q, want https", got)
 	}
 }
 
@@ -197,7 +237,7 @@ func TestTimesAreShortAndHuman(t *testing.T) {
 func TestOutputCannotMoveTheCursor(t *testing.T) {
 	var out strings.Builder
 	p := &program{stdout: &out}
-	p.table([]string{"NAME"}, [][]string{{"evil\x1b[2J\u009b"}})
+	p.table("", []string{"NAME"}, [][]string{{"evil\x1b[2J\u009b"}})
 	p.sayf("%s", "a\rb\x1b[1A")
 	if got := out.String(); strings.ContainsAny(got, "\x1b\r\u009b") {
 		t.Errorf("got %q, want no control characters", got)

@@ -63,8 +63,6 @@ func newSettings() *settings {
 // load completes what the command line said with the environment and then the
 // file, checks it all, and names every mistake.
 func (s *settings) load(path string, environ []string, log io.Writer) (server.Config, error) {
-	said := map[string]bool{}
-	s.flags.Visit(func(f *pflag.Flag) { said[f.Name] = true })
 	var found []setting
 	var errs []error
 	if path != "" {
@@ -72,7 +70,7 @@ func (s *settings) load(path string, environ []string, log io.Writer) (server.Co
 		found, errs = append(found, inFile...), append(errs, err)
 	}
 	for _, v := range append(found, fromEnvironment(environ)...) {
-		if !said[v.name] {
+		if f := s.flags.Lookup(v.name); f == nil || !f.Changed {
 			errs = append(errs, s.set(v))
 		}
 	}
@@ -104,9 +102,9 @@ func fromFile(path string) ([]setting, error) {
 
 const prefix = "QUASH_"
 
-// others are variables that are not settings of serve, and those that
-// Kubernetes makes up for a service of the name "quash".
-var others = regexp.MustCompile(`^QUASH_(CONFIG|SECRET|URL|KEY|SERVICE_.*|PORT|PORT_.*)$`)
+// others are variables that are not settings of serve (QUASH_KEY is where the
+// examples look for a verifier's key), and those that Kubernetes makes up for a service of the name "quash".
+var others = regexp.MustCompile(`^QUASH_(CONFIG|SECRET|URL|ADMIN_KEY|KEY|SERVICE_.*|PORT|PORT_.*)$`)
 
 func fromEnvironment(environ []string) []setting {
 	k := koanf.New(".")
@@ -194,7 +192,12 @@ func (s *settings) finish(environ []string, log io.Writer) error {
 	errs = append(errs, err)
 	s.config.Logger, err = s.logger(log)
 	errs = append(errs, err)
-	return errors.Join(append(errs, s.config.Validate())...)
+	checked := s.config
+	if checked.Issuer == "" && checked.Public == "" {
+		errs = append(errs, errors.New("without --public give --issuer"))
+		checked.Issuer = "reported"
+	}
+	return errors.Join(append(errs, checked.Validate())...)
 }
 
 func (s *settings) secret(environ []string) ([]byte, error) {

@@ -71,15 +71,15 @@ type report struct {
 type play struct {
 	Title        string        `json:"title"`
 	Call         string        `json:"call"`        // what ended the tokens
-	Token        string        `json:"token"`       // whose access token the services were shown
+	Token        string        `json:"token"`       // whose access token the resource servers were shown
 	Answered     *milliseconds `json:"answered_ms"` // how long the call took
-	Services     []outcome     `json:"services"`
+	Resources    []outcome     `json:"resource_servers"`
 	Expectations []expectation `json:"expectations"`
 }
 
-// outcome is what one service did with the token.
+// outcome is what one resource server did with the token.
 type outcome struct {
-	Service  string        `json:"service"`
+	Resource string        `json:"resource_server"`
 	Accepted int           `json:"accepted"`         // requests, before the first refusal
 	Refused  *milliseconds `json:"refused_after_ms"` // the first refusal; null: there was none
 	Late     *milliseconds `json:"late_ms"`          // after the answer, the last request to be accepted was sent; null: none was
@@ -103,12 +103,12 @@ func (y *play) met() bool {
 			return false
 		}
 	}
-	for _, o := range y.Services {
+	for _, o := range y.Resources {
 		if !o.met() {
 			return false
 		}
 	}
-	return len(y.Services) > 0
+	return len(y.Resources) > 0
 }
 
 const howMeasured = "from sending the call to the first refusal, at a service that is shown the token in a tight loop; all on this machine, over loopback"
@@ -141,7 +141,7 @@ func (p *program) show(number int, y *play) {
 	gap := strings.Repeat(" ", max(2, columns-len(title)-len(y.Call)))
 	p.sayf("")
 	fmt.Fprintln(p.stdout, p.bold(title)+gap+y.Call)
-	for _, o := range y.Services {
+	for _, o := range y.Resources {
 		refused := "NEVER REFUSED"
 		switch {
 		case o.Relapsed:
@@ -149,9 +149,9 @@ func (p *program) show(number int, y *play) {
 		case o.Refused != nil:
 			refused = fmt.Sprintf("refused after %8s", o.Refused)
 		}
-		p.sayf("   %-8s %s's token: accepted %4d times, %s", o.Service, y.Token, o.Accepted, refused)
+		p.sayf("   %-8s %s's token: accepted %4d times, %s", o.Resource, y.Token, o.Accepted, refused)
 	}
-	p.sayf("   answered after %s; %s", y.Answered, lateness(y.Services))
+	p.sayf("   answered after %s; %s", y.Answered, lateness(y.Resources))
 	for _, e := range y.Expectations {
 		verdict := "yes"
 		if !e.Met {
@@ -198,27 +198,21 @@ func (p *program) stay(ctx context.Context, s *stage) error {
 	if err := os.WriteFile(filepath.Join(s.dir, "access.token"), []byte(u.phone.AccessToken), 0o600); err != nil {
 		return err
 	}
-	if err := p.suggest(s); err != nil {
-		return err
-	}
+	p.suggest(s)
 	<-ctx.Done()
 	return nil
 }
 
 // suggest prints commands to copy.
-func (p *program) suggest(s *stage) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
+func (p *program) suggest(s *stage) {
 	p.sayf("\nAll of it goes on running. Bob has a session on a phone. In another terminal:\n")
+	p.alias()
 	for _, line := range []string{
-		"alias quash=" + self,
 		"export QUASH_URL=http://" + s.config.Private,
 		"export QUASH_DATA=" + s.config.Data,
 		"cd " + s.dir,
 		"",
-		`curl -i -H "Authorization: Bearer $(cat access.token)" ` + s.services[0].url,
+		`curl -i -H "Authorization: Bearer $(cat access.token)" ` + s.resources[0].url,
 		"quash token inspect < access.token",
 		"quash session list bob",
 		"quash session end-all bob --dry-run",
@@ -230,5 +224,4 @@ func (p *program) suggest(s *stage) error {
 		p.sayf("%s", strings.TrimRight("  "+line, " "))
 	}
 	p.sayf("\nInterrupt (Ctrl-C) to end all of it and remove %s.", s.dir)
-	return nil
 }

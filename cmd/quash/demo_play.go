@@ -34,27 +34,27 @@ func (u *user) login(ctx context.Context, t *client.Tokens, device string) (err 
 	return err
 }
 
-// witness has every service shown a token while a call ends it, and notes
+// witness has every resource server shown a token while a call ends it, and notes
 // what they did.
 func (u *user) witness(ctx context.Context, y *play, token string, call func(context.Context) error) (measured, error) {
 	m, err := u.measure(ctx, token, call)
 	y.Answered = m.after(m.answered)
 	for i, p := range m.probes {
-		o := outcome{Service: u.services[i].name, Accepted: p.accepted, Refused: m.after(p.refused), Relapsed: p.relapsed}
+		o := outcome{Resource: u.resources[i].name, Accepted: p.accepted, Refused: m.after(p.refused), Relapsed: p.relapsed}
 		if late := p.last.Sub(m.answered); late > 0 {
 			ms := milliseconds(late.Seconds() * 1000)
 			o.Late = &ms
 		}
-		y.Services = append(y.Services, o)
+		y.Resources = append(y.Resources, o)
 	}
 	return m, err
 }
 
-// accepting counts the services that accept a token, and with a role if one
+// accepting counts the resource servers that accept a token, and with a role if one
 // is given.
 func (u *user) accepting(ctx context.Context, token, role string) (n int, err error) {
-	for _, svc := range u.services {
-		ok, had, err := svc.get(ctx, token)
+	for _, rs := range u.resources {
+		ok, had, err := rs.get(ctx, token)
 		if err != nil {
 			return 0, err
 		}
@@ -65,10 +65,10 @@ func (u *user) accepting(ctx context.Context, token, role string) (n int, err er
 	return n, nil
 }
 
-// expectAccepted and expectRefused show a token to every service.
+// expectAccepted and expectRefused show a token to every resource server.
 func (u *user) expectAccepted(ctx context.Context, y *play, token, role, says string) error {
 	n, err := u.accepting(ctx, token, role)
-	y.expect(n == len(u.services), "%s", says)
+	y.expect(n == len(u.resources), "%s", says)
 	return err
 }
 
@@ -213,7 +213,7 @@ func (u *user) deactivation(ctx context.Context, y *play) error {
 	if err := u.login(ctx, &u.phone, "phone"); err != nil {
 		return err
 	}
-	chat := u.services[len(u.services)-1]
+	chat := u.resources[len(u.resources)-1]
 	socket, err := chat.holdSocket(ctx, u.phone.AccessToken)
 	if err != nil {
 		return err

@@ -14,13 +14,13 @@ import (
 	"github.com/coder/websocket"
 )
 
-// maxAnswer bounds what is read of a service's answer.
+// maxAnswer bounds what is read of a resource server's answer.
 const maxAnswer = 64 << 10
 
-// get shows a token to a service and returns whether it was accepted, and with
+// get shows a token to a resource server and returns whether it was accepted, and with
 // which role.
-func (svc *service) get(ctx context.Context, token string) (accepted bool, role string, err error) {
-	resp, err := svc.request(ctx, "/", token)
+func (rs *resource) get(ctx context.Context, token string) (accepted bool, role string, err error) {
+	resp, err := rs.request(ctx, "/", token)
 	if err != nil {
 		return false, "", err
 	}
@@ -37,19 +37,19 @@ func (svc *service) get(ctx context.Context, token string) (accepted bool, role 
 	case http.StatusUnauthorized:
 		return false, "", nil
 	}
-	return false, "", fmt.Errorf("service %s answered %s: %s", svc.name, resp.Status, body)
+	return false, "", fmt.Errorf("resource server %s answered %s: %s", rs.name, resp.Status, body)
 }
 
-func (svc *service) request(ctx context.Context, path, token string) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, svc.url+path, http.NoBody)
+func (rs *resource) request(ctx context.Context, path, token string) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, rs.url+path, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	r.Header.Set("Authorization", "Bearer "+token)
-	return svc.http.Do(r)
+	return rs.http.Do(r)
 }
 
-// probe is what one service did with a token that died meanwhile.
+// probe is what one resource server did with a token that died meanwhile.
 type probe struct {
 	accepted int       // answers before the first refusal
 	last     time.Time // when the last request that was accepted was sent
@@ -65,9 +65,9 @@ const (
 	lasting = 20
 )
 
-// watch shows a token to a service in a tight loop until it was refused for a
-// while, or ctx ends. It calls ready once the service has accepted some.
-func (svc *service) watch(ctx context.Context, token string, ready func()) (p probe) {
+// watch shows a token to a resource server in a tight loop until it was refused for a
+// while, or ctx ends. It calls ready once it has accepted some.
+func (rs *resource) watch(ctx context.Context, token string, ready func()) (p probe) {
 	defer func() {
 		if p.accepted < warm {
 			ready()
@@ -75,7 +75,7 @@ func (svc *service) watch(ctx context.Context, token string, ready func()) (p pr
 	}()
 	for refusals := 0; refusals < lasting && ctx.Err() == nil; {
 		sent := time.Now()
-		ok, _, err := svc.get(ctx, token)
+		ok, _, err := rs.get(ctx, token)
 		switch {
 		case err != nil:
 			if ctx.Err() == nil {
@@ -102,18 +102,18 @@ func (svc *service) watch(ctx context.Context, token string, ready func()) (p pr
 // measured is what happened around a call that ends a token.
 type measured struct {
 	sent, answered time.Time
-	probes         []probe // by service
+	probes         []probe // by resource server
 }
 
-// measure makes a call while every service is shown the token that it ends.
+// measure makes a call while every resource server is shown the token that it ends.
 func (s *stage) measure(ctx context.Context, token string, call func(context.Context) error) (measured, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	m := measured{probes: make([]probe, len(s.services))}
+	m := measured{probes: make([]probe, len(s.resources))}
 	var begun, ended sync.WaitGroup
-	for i, svc := range s.services {
+	for i, rs := range s.resources {
 		begun.Add(1)
-		ended.Go(func() { m.probes[i] = svc.watch(ctx, token, begun.Done) })
+		ended.Go(func() { m.probes[i] = rs.watch(ctx, token, begun.Done) })
 	}
 	begun.Wait()
 	m.sent = time.Now()
@@ -162,12 +162,12 @@ type ending struct {
 }
 
 // holdSocket opens a WebSocket and tells when it was closed.
-func (svc *service) holdSocket(ctx context.Context, token string) (<-chan ending, error) {
-	conn, resp, err := websocket.Dial(ctx, svc.url+"/socket", &websocket.DialOptions{
-		HTTPClient: svc.http, HTTPHeader: http.Header{"Authorization": {"Bearer " + token}},
+func (rs *resource) holdSocket(ctx context.Context, token string) (<-chan ending, error) {
+	conn, resp, err := websocket.Dial(ctx, rs.url+"/socket", &websocket.DialOptions{
+		HTTPClient: rs.http, HTTPHeader: http.Header{"Authorization": {"Bearer " + token}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("WebSocket of %s: %w", svc.name, err)
+		return nil, fmt.Errorf("WebSocket of %s: %w", rs.name, err)
 	}
 	if resp.Body != nil {
 		resp.Body.Close()
@@ -182,15 +182,15 @@ func (svc *service) holdSocket(ctx context.Context, token string) (<-chan ending
 }
 
 // holdStream opens an event stream and tells when it ended.
-func (svc *service) holdStream(ctx context.Context, token string) (<-chan ending, error) {
-	resp, err := svc.request(ctx, "/events", token)
+func (rs *resource) holdStream(ctx context.Context, token string) (<-chan ending, error) {
+	resp, err := rs.request(ctx, "/events", token)
 	if err != nil {
 		return nil, err
 	}
 	lines := bufio.NewScanner(resp.Body)
 	if !lines.Scan() || resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		return nil, fmt.Errorf("event stream of %s: it did not open: %s", svc.name, resp.Status)
+		return nil, fmt.Errorf("event stream of %s: it did not open: %s", rs.name, resp.Status)
 	}
 	ended := make(chan ending, 1)
 	go func() {

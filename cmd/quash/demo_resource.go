@@ -18,12 +18,12 @@ import (
 	"github.com/quashdev/quash"
 )
 
-// demoService is one of the resource servers of the demo, in a process of its
+// demoResource is one of the resource servers of the demo, in a process of its
 // own. Of Quash it uses what any other would: the package quash.
-func (p *program) demoService() *cobra.Command {
+func (p *program) demoResource() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
-		Use: "demo-service", Hidden: true, Args: arguments(0, 0),
+		Use: "demo-resource", Hidden: true, Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			signal.Ignore(os.Interrupt) // the demo ends it, by closing its standard input
 			ctx, end := context.WithCancel(cmd.Context())
@@ -37,7 +37,7 @@ func (p *program) demoService() *cobra.Command {
 			}, p.stdout)
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "of the service")
+	cmd.Flags().StringVar(&name, "name", "", "of the resource server")
 	return cmd
 }
 
@@ -68,7 +68,7 @@ func serveDemo(ctx context.Context, cfg quash.Config, out io.Writer) error {
 	return nil
 }
 
-// answer says what the service knows of the caller: the claims of the token.
+// answer says what the resource server knows of the caller: the claims of the token.
 func answer(w http.ResponseWriter, r *http.Request) {
 	var c demoClaims
 	if err := quash.FromContext(r.Context()).Decode(&c); err != nil {

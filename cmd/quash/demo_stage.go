@@ -22,20 +22,20 @@ import (
 )
 
 // stage is what the demo is played on: a server in this process, and three
-// services, each a process of its own.
+// resource servers, each a process of its own.
 type stage struct {
-	dir      string
-	config   server.Config
-	server   *server.Server
-	running  chan error // what Run returned
-	halt     context.CancelFunc
-	public   *client.Client
-	admin    client.Admin
-	services []*service
+	dir       string
+	config    server.Config
+	server    *server.Server
+	running   chan error // what Run returned
+	halt      context.CancelFunc
+	public    *client.Client
+	admin     client.Admin
+	resources []*resource
 }
 
-// service is a resource server in a process of its own.
-type service struct {
+// resource is a resource server in a process of its own.
+type resource struct {
 	name  string
 	url   string
 	cmd   *exec.Cmd
@@ -43,7 +43,7 @@ type service struct {
 	http  *http.Client
 }
 
-var serviceNames = []string{"orders", "billing", "chat"}
+var resourceNames = []string{"orders", "billing", "chat"}
 
 // patience is how long anything on the stage may take before the demo gives
 // up on it.
@@ -59,14 +59,14 @@ func (s *stage) raise(ctx context.Context, stderr io.Writer) error {
 	if err := s.serve(ctx, stderr); err != nil {
 		return err
 	}
-	s.services = make([]*service, len(serviceNames))
+	s.resources = make([]*resource, len(resourceNames))
 	group, ctx := errgroup.WithContext(ctx)
-	for i, name := range serviceNames {
+	for i, name := range resourceNames {
 		group.Go(func() error {
-			svc, err := s.start(ctx, name, stderr)
-			s.services[i] = svc
+			rs, err := s.start(ctx, name, stderr)
+			s.resources[i] = rs
 			if err != nil {
-				return fmt.Errorf("service %s: %w", name, err)
+				return fmt.Errorf("resource server %s: %w", name, err)
 			}
 			return nil
 		})
@@ -81,8 +81,9 @@ func (s *stage) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	s.config = server.Config{
-		Data: filepath.Join(s.dir, "data"), Public: public, Private: private, Audience: serviceNames,
-		Logger: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+		Data: filepath.Join(s.dir, "data"), Public: public, Private: private, Audience: resourceNames,
+		TokenLifetime: time.Hour, // so that whoever stays has time to try things
+		Logger:        slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	}
 	if s.server, err = server.Open(ctx, s.config); err != nil {
 		return err
@@ -135,9 +136,9 @@ func (s *stage) ready(ctx context.Context, c *client.Client) error {
 	}
 }
 
-// start runs a service as another process of this same program and waits
+// start runs a resource server as another process of this same program and waits
 // until it says where it listens.
-func (s *stage) start(ctx context.Context, name string, stderr io.Writer) (*service, error) {
+func (s *stage) start(ctx context.Context, name string, stderr io.Writer) (*resource, error) {
 	key, err := s.admin.CreateKey(ctx, client.NewKey{Name: name, Scopes: []string{"feed"}})
 	if err != nil {
 		return nil, err
@@ -146,37 +147,37 @@ func (s *stage) start(ctx context.Context, name string, stderr io.Writer) (*serv
 	if err != nil {
 		return nil, err
 	}
-	svc := &service{name: name, http: &http.Client{Timeout: patience, Transport: &http.Transport{}}}
-	svc.cmd = &exec.Cmd{
-		Path: self, Args: []string{os.Args[0], "demo-service", "--name", name}, Stderr: stderr,
+	rs := &resource{name: name, http: &http.Client{Timeout: patience, Transport: &http.Transport{}}}
+	rs.cmd = &exec.Cmd{
+		Path: self, Args: []string{os.Args[0], "demo-resource", "--name", name}, Stderr: stderr,
 		Env: append(os.Environ(), "QUASH_URL=http://"+s.config.Private, "QUASH_KEY="+key.Secret),
 	}
-	stdout, err := svc.cmd.StdoutPipe()
+	stdout, err := rs.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	if svc.stdin, err = svc.cmd.StdinPipe(); err != nil {
+	if rs.stdin, err = rs.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	if err := svc.cmd.Start(); err != nil {
+	if err := rs.cmd.Start(); err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { svc.stdin.Close() })
+	stop := context.AfterFunc(ctx, func() { rs.stdin.Close() })
 	defer stop()
 	address, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
-		return svc, fmt.Errorf("it did not start: %w", err)
+		return rs, fmt.Errorf("it did not start: %w", err)
 	}
-	svc.url = "http://" + strings.TrimSpace(address)
-	return svc, nil
+	rs.url = "http://" + strings.TrimSpace(address)
+	return rs, nil
 }
 
 // strike ends the processes and removes what they left.
 func (s *stage) strike() error {
 	var errs []error
-	for _, svc := range s.services {
-		if svc != nil {
-			errs = append(errs, svc.end())
+	for _, rs := range s.resources {
+		if rs != nil {
+			errs = append(errs, rs.end())
 		}
 	}
 	switch {
@@ -192,13 +193,13 @@ func (s *stage) strike() error {
 	return errors.Join(errs...)
 }
 
-func (svc *service) end() error {
-	svc.http.CloseIdleConnections()
-	svc.stdin.Close()
-	kill := time.AfterFunc(patience, func() { _ = svc.cmd.Process.Kill() })
+func (rs *resource) end() error {
+	rs.http.CloseIdleConnections()
+	rs.stdin.Close()
+	kill := time.AfterFunc(patience, func() { _ = rs.cmd.Process.Kill() })
 	defer kill.Stop()
-	if err := svc.cmd.Wait(); err != nil {
-		return fmt.Errorf("service %s: %w", svc.name, err)
+	if err := rs.cmd.Wait(); err != nil {
+		return fmt.Errorf("resource server %s: %w", rs.name, err)
 	}
 	return nil
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,7 +82,7 @@ func (p *program) keyList() *cobra.Command {
 					}
 					rows = append(rows, []string{k.ID, k.Name, strings.Join(k.Scopes, ","), when(k.Created), used(k.LastUsed), overlap})
 				}
-				p.table([]string{"ID", "NAME", "SCOPES", "CREATED", "USED", ""}, rows)
+				p.table("no keys", []string{"ID", "NAME", "SCOPES", "CREATED", "USED", ""}, rows)
 			})
 		},
 	}
@@ -93,16 +96,36 @@ func used(t time.Time) string {
 	return when(t)
 }
 
+// findKey returns the key that a person means by a name or an ID.
+func findKey(ctx context.Context, admin client.Admin, which string) (client.Key, error) {
+	keys, err := admin.Keys(ctx)
+	if err != nil {
+		return client.Key{}, err
+	}
+	keys = slices.DeleteFunc(keys, func(k client.Key) bool { return k.ID != which && k.Name != which })
+	switch len(keys) {
+	case 0:
+		return client.Key{}, fmt.Errorf("no key has the name or the ID %q; quash key list shows them", which)
+	case 1:
+		return keys[0], nil
+	}
+	return client.Key{}, fmt.Errorf("%q is the ID of one key and the name of another: give the name of the one, or the ID of the other", which)
+}
+
 func (p *program) keyReplace() *cobra.Command {
 	var overlap time.Duration
 	cmd := &cobra.Command{
-		Use: "replace ID", Short: "Give a key a new secret; the old one works on for the overlap", Args: arguments(1, 1),
+		Use: "replace NAME|ID", Short: "Give a key a new secret; the old one works on for the overlap", Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			admin, err := p.admin("replacing the key")
 			if err != nil {
 				return err
 			}
-			return p.secret(admin.ReplaceKey(cmd.Context(), args[0], overlap))
+			k, err := findKey(cmd.Context(), admin, args[0])
+			if err != nil {
+				return err
+			}
+			return p.secret(admin.ReplaceKey(cmd.Context(), k.ID, overlap))
 		},
 	}
 	cmd.Flags().DurationVar(&overlap, "overlap", 24*time.Hour, "how long the old secret works on, 0 to 720h")
@@ -111,16 +134,20 @@ func (p *program) keyReplace() *cobra.Command {
 
 func (p *program) keyDelete() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete ID", Short: "End a key at once", Args: arguments(1, 1),
+		Use: "delete NAME|ID", Short: "End a key at once", Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			admin, err := p.admin("deleting the key")
 			if err != nil {
 				return err
 			}
-			if err := admin.DeleteKey(cmd.Context(), args[0]); err != nil {
+			k, err := findKey(cmd.Context(), admin, args[0])
+			if err != nil {
 				return err
 			}
-			return p.print(map[string]string{"deleted": args[0]}, func() { p.sayf("deleted key %s", args[0]) })
+			if err := admin.DeleteKey(cmd.Context(), k.ID); err != nil {
+				return err
+			}
+			return p.print(map[string]string{"deleted": k.ID}, func() { p.sayf("deleted key %s (id %s)", k.Name, k.ID) })
 		},
 	}
 }
@@ -139,21 +166,26 @@ func (p *program) keySigningList() *cobra.Command {
 			}
 			return p.print(keys, func() {
 				var rows [][]string
+				state := "signs"
 				for _, k := range keys {
-					rows = append(rows, []string{k.ID, k.Algorithm, signingState(k), when(k.Created)})
+					rows = append(rows, []string{k.ID, k.Algorithm, cmp.Or(ended(k), state), when(k.Created)})
+					if ended(k) == "" {
+						state = "next"
+					}
 				}
-				p.table([]string{"KID", "ALGORITHM", "STATE", "CREATED"}, rows)
+				p.table("no signing keys", []string{"KID", "ALGORITHM", "STATE", "CREATED"}, rows)
 			})
 		},
 	}
 }
 
-func signingState(k client.SigningKey) string {
+// ended says why a key does not sign any more, and nothing of one that can.
+func ended(k client.SigningKey) string {
 	switch {
 	case k.Withdrawn:
 		return "revoked"
 	case !k.Retired.IsZero():
 		return "retired " + when(k.Retired)
 	}
-	return "signs"
+	return ""
 }

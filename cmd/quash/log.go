@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,9 +46,18 @@ func (p *program) logShow() *cobra.Command {
 }
 
 func (p *program) logVerify() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify", Short: "Prove that no record was changed or taken out", Args: arguments(0, 0),
+	var noted client.Mark
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Check the log against its own chain, and against a digest noted earlier", Args: arguments(0, 0),
+		Long: "Check every record of the log against its own chain, and print the digest at its head.\n\n" +
+			"The chain alone finds damage, not forgery: it has no key, and whoever can write to the\n" +
+			"database can write a chain that fits. So note the position and the digest elsewhere. With\n" +
+			"--position and --digest the log is checked against such a note: where they agree, nothing\n" +
+			"up to that position was changed or taken out since.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkNoted(cmd, noted); err != nil {
+				return err
+			}
 			admin, err := p.admin("checking every record of the log")
 			if err != nil {
 				return err
@@ -55,15 +66,54 @@ func (p *program) logVerify() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := p.print(r, func() {
-				if r.Whole {
-					p.sayf("whole: %d of %d records stand as they were sealed\ndigest at the head: %s", r.Checked, r.Head.Position, r.Head.Digest)
-				}
-			}); err != nil || r.Whole {
+			if !r.Whole {
+				return errors.Join(p.print(r, func() {}), broken(r))
+			}
+			if err := agrees(cmd.Context(), admin, noted); err != nil {
 				return err
 			}
-			return broken(r)
+			return p.print(r, func() { p.whole(r, noted) })
 		},
+	}
+	cmd.Flags().Uint64Var(&noted.Position, "position", 0, "of the digest that was noted")
+	cmd.Flags().StringVar(&noted.Digest, "digest", "", "that was noted at the position, in hexadecimal")
+	return cmd
+}
+
+func checkNoted(cmd *cobra.Command, noted client.Mark) error {
+	given := cmd.Flags().Changed("position") || cmd.Flags().Changed("digest")
+	digest, err := hex.DecodeString(noted.Digest)
+	if given && (noted.Position == 0 || err != nil || len(digest) != sha256.Size) {
+		return misuse(cmd, "want --position, from 1 on, and --digest, 64 hexadecimal digits, as `quash log verify` printed them")
+	}
+	return nil
+}
+
+// agrees fails where the log does not have the digest noted for a position,
+// if one was.
+func agrees(ctx context.Context, admin client.Admin, noted client.Mark) error {
+	if noted.Position == 0 {
+		return nil
+	}
+	page, err := admin.Revocations(ctx, client.RevocationQuery{After: noted.Position - 1, Limit: 1})
+	switch {
+	case err != nil:
+		return err
+	case len(page.Items) == 0:
+		return fmt.Errorf("the log ends before position %d: what was noted has been cut off: keep the database as evidence, restore a backup", noted.Position)
+	case page.Items[0].Position != noted.Position || !strings.EqualFold(page.Items[0].Digest, noted.Digest):
+		return fmt.Errorf("the log has another digest at position %d than was noted: it was rewritten, there or before: keep the database as evidence, restore a backup", noted.Position)
+	}
+	return nil
+}
+
+func (p *program) whole(r client.LogReport, noted client.Mark) {
+	p.sayf("whole: %d of %d records fit the chain", r.Checked, r.Head.Position)
+	if noted.Position != 0 {
+		p.sayf("unchanged up to position %d: the digest there is the one noted", noted.Position)
+	}
+	if r.Head.Position != 0 {
+		p.sayf("to check against later, note elsewhere: --position %d --digest %s", r.Head.Position, r.Head.Digest)
 	}
 }
 
@@ -73,7 +123,7 @@ func broken(r client.LogReport) error {
 	if b.Found != 0 {
 		where = fmt.Sprintf(" (the record that belongs there stands at %d)", b.Found)
 	}
-	return fmt.Errorf("the log is not whole: record %d is %s%s, and nothing from there on is proven: stop the server, keep the database as evidence, restore a backup", b.Position, b.Flaw, where)
+	return fmt.Errorf("the log is not whole: record %d is %s%s, and nothing from there on can be relied on: stop the server, keep the database as evidence, restore a backup", b.Position, b.Flaw, where)
 }
 
 const (
@@ -179,7 +229,8 @@ func evidence(r client.Revocation) string {
 }
 
 func (p *program) audit() *cobra.Command {
-	q := client.AuditQuery{}
+	var q client.AuditQuery
+	limit := limit(100)
 	cmd := &cobra.Command{
 		Use: "audit", Short: "List what happened, newest first: who, what, to whom, why", Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -187,6 +238,10 @@ func (p *program) audit() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a, found := named(cmd.Context(), admin, q.Subject); found { // the subject of a deleted account stays as it is
+				q.Subject = a.Subject
+			}
+			q.Limit = int(limit)
 			page, err := admin.Audit(cmd.Context(), q)
 			if err != nil {
 				return err
@@ -194,15 +249,26 @@ func (p *program) audit() *cobra.Command {
 			return p.print(page, func() {
 				var rows [][]string
 				for _, e := range page.Items {
-					rows = append(rows, []string{number(e.ID), e.Time.Local().Format("2006-01-02 15:04:05"), e.Event, e.Actor, cmp.Or(e.Session, e.Subject), e.Address, e.Reason})
+					rows = append(rows, []string{number(e.ID), e.Time.Local().Format("2006-01-02 15:04:05"), e.Event, e.Actor, of(e), e.Address, e.Reason})
 				}
-				p.table([]string{"ID", "TIME", "EVENT", "BY", "OF", "FROM", "WHY"}, rows)
+				p.table("no entries", []string{"ID", "TIME", "EVENT", "BY", "OF", "FROM", "WHY"}, rows)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&q.Subject, "subject", "", "only of this subject")
+	cmd.Flags().StringVar(&q.Subject, "subject", "", "only of this account, a `NAME|SUBJECT`")
 	cmd.Flags().StringVar(&q.Event, "event", "", "only this event, such as refresh_reuse")
 	cmd.Flags().Uint64Var(&q.Before, "before", 0, "only ids below this one, to go further back")
-	cmd.Flags().IntVar(&q.Limit, "limit", 100, "at most so many, 1 to 1000")
+	cmd.Flags().Var(&limit, "limit", "at most so many, 1 to 1000")
 	return p.remote(cmd)
+}
+
+// of says what an entry of the audit is about: a revoked claim and its
+// value, a session, or a subject.
+func of(e client.AuditEntry) string {
+	var revoked struct{ Claim, Value string }
+	_ = json.Unmarshal(e.Detail, &revoked) // entries of other events have other members, or none
+	if revoked.Claim != "" {
+		return revoked.Claim + " " + revoked.Value
+	}
+	return cmp.Or(e.Session, e.Subject)
 }

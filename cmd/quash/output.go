@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -57,8 +58,13 @@ func visible(s string) string {
 	}, s)
 }
 
-// table writes rows in aligned columns, under a header.
-func (p *program) table(header []string, rows [][]string) {
+// table writes rows in aligned columns under a header, or where there are no
+// rows, that there is none.
+func (p *program) table(none string, header []string, rows [][]string) {
+	if len(rows) == 0 {
+		p.sayf("%s", none)
+		return
+	}
 	width := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
 		for i, cell := range row {
@@ -163,7 +169,7 @@ func effectText(e client.Effect) string {
 	ended := count(e.Sessions, "session") + " and " + count(e.Tokens, "live access token")
 	switch {
 	case e.DryRun:
-		return name + ": would end " + ended + "; nothing was changed"
+		return "dry run: would end " + ended + "; nothing was changed"
 	case e.Position == 0:
 		return name + ": done; there was nothing to revoke"
 	}
@@ -210,4 +216,22 @@ func progress(out io.Writer, doing string) (stop func()) {
 		}
 	}()
 	return func() { close(done); <-cleared }
+}
+
+// limit is a flag: how many entries of a list, as the server takes it.
+type limit int
+
+const maxLimit = 1000
+
+func (l *limit) String() string { return strconv.Itoa(int(*l)) }
+
+func (l *limit) Type() string { return "int" }
+
+func (l *limit) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxLimit {
+		return fmt.Errorf("want 1 to %d", maxLimit)
+	}
+	*l = limit(n)
+	return nil
 }

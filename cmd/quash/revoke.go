@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/quashdev/quash/client"
@@ -22,11 +25,35 @@ func (p *program) revoke() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.effect(admin.Revoke(cmd.Context(), r))
+			if err := checkSubject(cmd.Context(), admin, r); err != nil {
+				return err
+			}
+			e, err := admin.Revoke(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return p.print(e, func() {
+				p.sayf("%s", effectText(e))
+				if e.Sessions == 0 && e.Tokens == 0 {
+					p.sayf("no live session or token has %s %s", r.Claim, r.Value)
+				}
+			})
 		},
 	}, &change)
 	cmd.Flags().BoolVar(&r.EndSessions, "end-sessions", false, "end the sessions of these tokens too, so that nobody refreshes")
 	return p.remote(cmd)
+}
+
+// checkSubject refuses the name of an account where its subject is meant: the
+// revocation would succeed, and end nothing.
+func checkSubject(ctx context.Context, admin client.Admin, r client.RevokeRequest) error {
+	if r.Claim != "sub" {
+		return nil
+	}
+	if a, found := named(ctx, admin, r.Value); found {
+		return fmt.Errorf("%s is the name of %s: use quash session end-all %[1]s, or quash revoke sub %[2]s", r.Value, a.Subject)
+	}
+	return nil
 }
 
 func (p *program) verifier() *cobra.Command {
@@ -46,7 +73,7 @@ func (p *program) verifier() *cobra.Command {
 				for _, v := range all {
 					rows = append(rows, []string{v.Name, v.Process, v.Key, number(v.Applied), number(v.Lag), when(v.LastHeard), when(v.Since)})
 				}
-				p.table([]string{"NAME", "PROCESS", "KEY", "APPLIED", "LAG", "HEARD", "SINCE"}, rows)
+				p.table("no verifiers are connected", []string{"NAME", "PROCESS", "KEY", "APPLIED", "LAG", "HEARD", "SINCE"}, rows)
 			})
 		},
 	}

@@ -36,6 +36,7 @@ type program struct {
 	json      bool
 	url       string
 	keyFile   string
+	keyFrom   string // where the API key came from, once there is one
 	plaintext bool
 }
 
@@ -47,7 +48,6 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var usage *usageError
-	var unreached *url.Error
 	switch {
 	case err == nil:
 		return exitDone
@@ -57,11 +57,42 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case ctx.Err() != nil:
 		p.complain(errors.New("interrupted"))
 		return exitInterrupted
-	case errors.As(err, &unreached):
-		err = fmt.Errorf("no server answers at %s: %w; quash serve starts one, and --url or QUASH_URL says where it is", p.url, unreached.Err)
 	}
-	p.complain(err)
+	p.complain(p.advise(ctx, err))
 	return exitFailed
+}
+
+// advise adds to an error what only the command line knows: which server was
+// called, and with whose key.
+func (p *program) advise(ctx context.Context, err error) error {
+	var unreached *url.Error
+	var refused *client.Problem
+	switch {
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("the server at %s speaks http: use http://", p.url)
+	case errors.As(err, &unreached):
+		return fmt.Errorf("no server answers at %s: %w; quash serve starts one, and --url or QUASH_URL says where it is", p.url, unreached.Err)
+	case errors.As(err, &refused) && (refused.Status == http.StatusUnauthorized || refused.Status == http.StatusForbidden):
+		return fmt.Errorf("%w; the key is from %s", err, p.keyFrom)
+	case (isNotFound(err) || errors.Is(err, errNoAccount)) && p.misdirected(ctx):
+		return fmt.Errorf("there is no administration at %s; is it the private listener? its default is http://%s", p.url, defaultPrivate)
+	}
+	return err
+}
+
+// misdirected reports whether the server is a listener without administration:
+// to such a one every name is unknown.
+func (p *program) misdirected(ctx context.Context) bool {
+	admin, err := p.admin("")
+	if err == nil {
+		_, err = admin.Log(ctx)
+	}
+	return isNotFound(err)
+}
+
+func isNotFound(err error) bool {
+	var p *client.Problem
+	return errors.As(err, &p) && p.Code == client.CodeNotFound
 }
 
 func (p *program) root() *cobra.Command {
@@ -80,7 +111,7 @@ func (p *program) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return misuse(cmd, "%v", err) })
 	root.PersistentFlags().BoolVar(&p.json, "json", false, "print JSON, for programs")
 	root.AddCommand(
-		p.demo(), p.demoService(), p.serve(), p.account(), p.session(), p.revoke(), p.verifier(), p.tail(),
+		p.demo(), p.demoResource(), p.serve(), p.account(), p.session(), p.revoke(), p.verifier(), p.tail(),
 		p.log(), p.token(), p.key(), p.audit(), p.version(),
 	)
 	return root
@@ -118,18 +149,27 @@ func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 func verbless(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) > 0:
-		return misuse(cmd, "%s has no verb %q", cmd.CommandPath(), args[0])
+		return misuse(cmd, "%s has no verb %q%s", cmd.CommandPath(), args[0], suggestion(cmd, args[0]))
 	case cmd.HasParent():
 		return misuse(cmd, "%s needs a verb", cmd.CommandPath())
 	}
 	return cmd.Help()
 }
 
+// suggestion names the verbs that somebody who mistyped one may have meant.
+func suggestion(cmd *cobra.Command, typed string) string {
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(typed); len(near) > 0 {
+		return " (did you mean " + strings.Join(near, " or ") + "?)"
+	}
+	return ""
+}
+
 // remote gives cmd, and those below it, the flags of verbs that call a server.
 func (p *program) remote(cmd *cobra.Command) *cobra.Command {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&p.url, "url", p.env("QUASH_URL", "http://"+defaultPrivate), "private listener of the server, a `URL` (QUASH_URL)")
-	flags.StringVar(&p.keyFile, "key-file", "", "`FILE` with the API key (default: QUASH_KEY, then admin.key in the data directory)")
+	flags.StringVar(&p.keyFile, "key-file", "", "`FILE` with the API key (default: QUASH_ADMIN_KEY, then admin.key in the data directory)")
 	flags.BoolVar(&p.plaintext, "plaintext", false, "allow http to another host, where the network encrypts underneath")
 	return cmd
 }
@@ -147,6 +187,9 @@ func (p *program) env(name, otherwise string) string {
 // admin returns the calls of the private listener. On a terminal a call that
 // takes long shows that it does.
 func (p *program) admin(doing string) (client.Admin, error) {
+	if !strings.Contains(p.url, "://") {
+		return client.Admin{}, fmt.Errorf("--url %q: begin it with http:// or https://", p.url)
+	}
 	key, err := p.apiKey()
 	if err != nil {
 		return client.Admin{}, err
@@ -155,7 +198,10 @@ func (p *program) admin(doing string) (client.Admin, error) {
 		URL: p.url, Key: key, Plaintext: p.plaintext,
 		HTTP: &http.Client{Timeout: 90 * time.Second, Transport: p.patient(doing)},
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, client.ErrNotEncrypted):
+		return client.Admin{}, fmt.Errorf("%s is not encrypted and leaves this machine: use https, or --plaintext where the network encrypts underneath", p.url)
+	case err != nil:
 		return client.Admin{}, err
 	}
 	return c.Admin(), nil
@@ -165,16 +211,23 @@ func (p *program) admin(doing string) (client.Admin, error) {
 const maxKeyFile = 4 << 10
 
 func (p *program) apiKey() (string, error) {
-	name := p.keyFile
+	name, made := p.keyFile, filepath.Join(p.env("QUASH_DATA", defaultData), "admin.key")
 	if name == "" {
-		if key := p.env("QUASH_KEY", ""); key != "" {
+		_, err := os.Stat(made)
+		key := p.env("QUASH_ADMIN_KEY", "")
+		switch {
+		case key != "" && err == nil:
+			p.keyFrom = "QUASH_ADMIN_KEY; unset it to use " + made
 			return key, nil
+		case key != "":
+			p.keyFrom = "QUASH_ADMIN_KEY"
+			return key, nil
+		case errors.Is(err, fs.ErrNotExist):
+			return "", fmt.Errorf("no API key: set QUASH_ADMIN_KEY or --key-file, or run this where %s is", made)
 		}
-		name = filepath.Join(p.env("QUASH_DATA", defaultData), "admin.key")
-		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("no API key: set QUASH_KEY or --key-file, or run this where %s is", name)
-		}
+		name = made
 	}
+	p.keyFrom = name
 	f, err := os.Open(name)
 	if err != nil {
 		return "", fmt.Errorf("API key: %w", err)

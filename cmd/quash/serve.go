@@ -1,8 +1,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +29,9 @@ func (p *program) serve() *cobra.Command {
 				return err
 			}
 			srv, err := server.Open(cmd.Context(), cfg)
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return fmt.Errorf("%w; stop what holds it, or listen elsewhere with --public and --private", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -61,14 +69,20 @@ func (p *program) announce(cfg server.Config, srv *server.Server) error {
 	})
 }
 
+// address is the URL of a listener as seen from this machine.
 func address(cfg server.Config, listen string) string {
-	switch {
-	case listen == "":
+	if listen == "" {
 		return ""
-	case cfg.TLSCert != "":
-		return "https://" + listen
 	}
-	return "http://" + listen
+	host, port, _ := net.SplitHostPort(listen) // Validate has seen that it is one
+	if ip := net.ParseIP(host); host == "" || ip.IsUnspecified() {
+		host = "localhost"
+	}
+	scheme := "http://"
+	if cfg.TLSCert != "" {
+		scheme = "https://"
+	}
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // next shows commands to copy.
@@ -80,13 +94,29 @@ func (p *program) next(cfg server.Config, s started, key string) {
 		return
 	}
 	p.sayf("\nNext, in another terminal:\n")
+	p.alias()
 	if s.Private != "http://"+defaultPrivate {
 		p.sayf("  export QUASH_URL=%s", s.Private)
 	}
 	if data, err := filepath.Abs(cfg.Data); err == nil {
 		p.sayf("  export QUASH_DATA=%s", data)
 	}
-	p.sayf("  quash account create alice")
-	p.sayf("  quash key create orders --verifier")
+	p.sayf("  quash account create ada")
+	p.sayf("  QUASH_KEY=$(quash key create orders --verifier) go run ./examples/protect  # or your own service")
 	p.sayf("  quash tail")
+}
+
+// alias shows the command with which a shell finds this program as quash,
+// where it does not already.
+func (p *program) alias() {
+	self, err := os.Executable()
+	if err != nil {
+		return
+	}
+	found, _ := exec.LookPath("quash")
+	one, errOne := os.Stat(found)
+	other, errOther := os.Stat(self)
+	if errOne != nil || errOther != nil || !os.SameFile(one, other) {
+		p.sayf("  alias quash=%s", self)
+	}
 }

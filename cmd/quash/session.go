@@ -34,7 +34,7 @@ func (p *program) sessionList() *cobra.Command {
 				for _, s := range sessions {
 					rows = append(rows, []string{s.ID, s.Client, s.Device, s.Address, when(s.LastUsed), when(s.Expires)})
 				}
-				p.table([]string{"SESSION", "CLIENT", "DEVICE", "ADDRESS", "USED", "ENDS"}, rows)
+				p.table("no live sessions", []string{"SESSION", "CLIENT", "DEVICE", "ADDRESS", "USED", "ENDS"}, rows)
 			})
 		},
 	}

@@ -27,7 +27,7 @@ type LogReport struct {
 }
 
 // LogBreak is the first place at which a log contradicts its chain. Nothing
-// after it has been proven.
+// after it was checked.
 type LogBreak struct {
 	Position uint64
 	Flaw     Flaw
@@ -47,7 +47,10 @@ const historyPage = 1000
 
 // VerifyLog seals every record of the log again, pruned ones too, from the
 // first to the head that the log had when it began, and reports the first
-// that is not what was sealed. The error is the store's alone.
+// that is not what was sealed. The digests have no key and stand beside the
+// records, so a whole chain proves that nothing was changed only as far as one
+// of its digests is also kept where the log's writers cannot reach. The error
+// is the store's alone.
 func VerifyLog(ctx context.Context, s Store) (LogReport, error) {
 	var l Log
 	err := s.View(ctx, func(r Reader) (err error) {

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"unicode/utf8"
@@ -22,7 +23,7 @@ type Target struct {
 type Effect struct {
 	Event    string
 	Sessions int    // ended
-	Tokens   int    // access tokens that had not expired and are dead now
+	Tokens   int    // access tokens that are dead now, as far as is known: see end
 	Position uint64 // of the last revocation; 0 where none was needed
 	DryRun   bool
 }
@@ -91,9 +92,21 @@ func (i *Issuer) apply(tx Tx, e Event, by Actor, t Target, out *Effect) error {
 			return err
 		}
 	}
+	detail, err := t.detail()
+	if err != nil {
+		return err
+	}
 	return tx.AppendAudit(AuditEntry{
-		Time: tx.Now(), Event: e.Name, Actor: by.Name, Address: by.Address, Subject: t.Subject, Session: t.Session, Reason: t.Reason,
+		Time: tx.Now(), Event: e.Name, Actor: by.Name, Address: by.Address, Subject: t.Subject, Session: t.Session, Reason: t.Reason, Detail: detail,
 	})
+}
+
+// detail is what the audit says of a revocation by claim besides.
+func (t Target) detail() (json.RawMessage, error) {
+	if t.Claim == "" {
+		return nil, nil
+	}
+	return compact(map[string]string{"claim": t.Claim, "value": t.Value})
 }
 
 // named returns the claims and values that the event's revocations name.
@@ -126,7 +139,10 @@ func others(tx Tx, t Target) ([]Match, error) {
 }
 
 // end ends the sessions that the event reaches and counts the tokens that die,
-// those of sessions that go on included.
+// those of sessions that go on included. It knows the tokens by the expiries in
+// the sessions' rows: at most the newest [maxTokens] of each, and neither their
+// jti nor their kid. So a jti counts as one token, whether or not there is one,
+// and a signing key counts the tokens of every key, which is at least its own.
 func (i *Issuer) end(tx Tx, e Event, t Target, out *Effect) (err error) {
 	now := tx.Now()
 	switch {
@@ -231,6 +247,11 @@ func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect,
 	return out, explain("session", err)
 }
 
+// maxClaimNames bounds the claims that the log names, all of which verifiers
+// learn when they connect and look for in each token that they see.
+const maxClaimNames = 1000
+
+// knownClaim refuses a claim that no token carries, and one too many.
 func knownClaim(tx Tx, claim string) error {
 	if slices.Contains(revocable, claim) {
 		return nil
@@ -239,9 +260,16 @@ func knownClaim(tx Tx, claim string) error {
 		return refuse(CodeInvalid, "claim: want its name, 1 to %d visible ASCII characters", maxClaimName)
 	}
 	names, err := tx.AccountClaims()
-	if err != nil || slices.Contains(names, claim) {
+	if err != nil {
 		return err
 	}
-	all := append(slices.Clone(revocable), names[:min(len(names), 50)]...)
-	return refuse(CodeUnknownClaim, "claim: no token carries %q, so this would end nothing; the claims that tokens carry are %q", claim, all)
+	if !slices.Contains(names, claim) {
+		all := append(slices.Clone(revocable), names[:min(len(names), 50)]...)
+		return refuse(CodeUnknownClaim, "claim: no token carries %q, so this would end nothing; the claims that tokens carry are %q", claim, all)
+	}
+	log, err := tx.Log()
+	if err == nil && len(log.Claims) >= maxClaimNames && !slices.Contains(log.Claims, claim) {
+		err = refuse(CodeFull, "claim: revocations name %d claims already, as many as verifiers take; name sub or sid, or a claim that was named before", len(log.Claims))
+	}
+	return err
 }

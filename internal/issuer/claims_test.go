@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
@@ -74,6 +76,10 @@ func TestClaims(t *testing.T) {
 		"too large":                       `{"a":"` + strings.Repeat("x", 4<<10) + `"}`,
 		"too large once it is in a token": `{"a":"` + strings.Repeat("<", 3<<10) + `"}`,
 		"a megabyte":                      `{"a":"` + strings.Repeat("x", 1<<20) + `"}`,
+		"a number of 2^53":                `{"a":9007199254740992}`,
+		"a number below -2^53":            `{"a":-9007199254740993}`,
+		"a number beyond doubles":         `{"a":1e999}`,
+		"such a number in an array":       `{"a":["x",9007199254740992]}`,
 	}
 	for _, name := range []string{"iss", "sub", "aud", "client_id", "iat", "exp", "nbf", "jti", "sid", "rev", "cnf", "act", "may_act", "kid"} {
 		bad[name] = fmt.Sprintf(`{"tenant":"acme",%q:"x"}`, name)
@@ -85,6 +91,10 @@ func TestClaims(t *testing.T) {
 	h.unchanged("refused claims", before)
 	h.lives("of before", g.AccessToken, true)
 
+	if _, err := h.putClaims(`{"a":9007199254740991,"b":null,"c":{"d":9007199254740992},"e":[[9007199254740992],-1.5]}`); err != nil {
+		t.Errorf("numbers that revocations can name, and what none names: %v", err)
+	}
+	g = h.mustRefresh(g.RefreshToken, "")
 	largest := `{"a":"` + strings.Repeat("x", 4<<10-8) + `"}`
 	if _, err := h.putClaims(largest); err != nil {
 		t.Fatalf("%d octets: %v", len(largest), err)
@@ -212,8 +222,8 @@ func TestRevokedSessionIsNamedInTheAudit(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Fatal(len(entries), err)
 	}
-	if e := entries[0]; e.Session != g.Session || e.Reason != "lost phone" || e.Actor != admin.Name || e.Address != admin.Address || e.Position != 1 {
-		t.Errorf("audit: %+v, want who, from where, why, the session and the position", e)
+	if e := entries[0]; e.Session != g.Session || e.Reason != "lost phone" || e.Actor != admin.Name || e.Address != admin.Address || e.Position != 1 || string(e.Detail) != `{"claim":"sid","value":"`+g.Session+`"}` {
+		t.Errorf("audit: %+v, want who, from where, why, the session, what was named, and the position", e)
 	}
 }
 
@@ -238,4 +248,108 @@ func TestKillersNameWhatKilledAToken(t *testing.T) {
 	}
 	_, err = h.Killers(t.Context(), "nonsense")
 	h.refused("nonsense", err, issuer.CodeToken)
+}
+
+func TestKillersBelieveNothingThatWasNotSigned(t *testing.T) {
+	h := open(t)
+	g, other := h.session(subject), h.session("u_2")
+	if _, err := h.LogoutAll(t.Context(), admin, issuer.Target{Subject: subject}); err != nil {
+		t.Fatal(err)
+	}
+	dead, live := strings.Split(g.AccessToken, "."), strings.Split(other.AccessToken, ".")
+	_, err := h.Killers(t.Context(), dead[0]+"."+dead[1]+"."+live[2])
+	h.refused("another token's signature", err, issuer.CodeToken)
+
+	stranger := open(t)
+	_, err = h.Killers(t.Context(), stranger.session(subject).AccessToken)
+	h.refused("signed by somebody else", err, issuer.CodeToken)
+
+	kid := parse(t, other.AccessToken).kid
+	token, err := h.Sign(t.Context(), "at+jwt", []byte(`{"kid":"of the payload","sub":"u_2","rev":0,"exp":`+fmt.Sprint(time.Now().Unix()+60)+`}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.append(issuer.Revocation{Issuer: h.cfg.Issuer, Claim: "kid", Value: "of the payload", Time: time.Now()})
+	if got, err := h.Killers(t.Context(), token); err != nil || len(got) != 0 {
+		t.Errorf("a kid among the claims: got %v, %v; want it to mean nothing", got, err)
+	}
+
+	for range 2 { // another key after it, and one before
+		h.withdrawCurrent()
+	}
+	got, err := h.Killers(t.Context(), g.AccessToken)
+	if err != nil || len(got) != 1 || got[0].Claim != "kid" || got[0].Value != kid || got[0].Reason != "stolen" {
+		t.Errorf("signed with a withdrawn key: got %+v, %v; want the key's revocation alone", got, err)
+	}
+}
+
+func (h *house) append(r issuer.Revocation) {
+	h.t.Helper()
+	if _, err := h.store.Update(h.ctx(), func(tx issuer.Tx) error { return tx.AppendRevocation(r) }); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) withdrawCurrent() {
+	h.t.Helper()
+	kid := parse(h.t, h.session(subject).AccessToken).kid
+	if _, err := h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Claim: "kid", Value: kid, Reason: "stolen"}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func TestKillersLookAtATokensLifeAndNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		first := h.session(subject)
+		revoke := func(n int) {
+			for range n {
+				if _, err := h.Revoke(t.Context(), admin, issuer.RevokeRequest{Claim: "sub", Value: subject}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		revoke(12)
+		g := h.mustRefresh(first.RefreshToken, "")
+		revoke(3)
+		time.Sleep(time.Hour)
+		revoke(3)
+		if _, _, err := h.store.Prune(t.Context(), time.Now(), idle, 1000); err != nil {
+			t.Fatal(err)
+		}
+		for token, want := range map[string][2]uint64{first.AccessToken: {1, 10}, g.AccessToken: {13, 15}} {
+			got, err := h.Killers(t.Context(), token)
+			if err != nil || len(got) == 0 || got[0].Position != want[0] || got[len(got)-1].Position != want[1] {
+				t.Errorf("got %v, %v; want those from %d to %d", got, err, want[0], want[1])
+			}
+		}
+	})
+}
+
+func TestRevocationsNameABoundedNumberOfClaims(t *testing.T) {
+	h := open(t)
+	h.account(issuer.NewAccount{Subject: subject, Claims: json.RawMessage(`{"tenant":"acme","named":"x"}`)})
+	if _, err := h.store.Update(t.Context(), func(tx issuer.Tx) error {
+		for n := range 999 {
+			if err := tx.AppendRevocation(issuer.Revocation{Issuer: h.cfg.Issuer, Claim: fmt.Sprint("claim", n), Value: "x", Time: tx.Now()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	revoke := func(claim string) error {
+		_, err := h.Revoke(t.Context(), admin, issuer.RevokeRequest{Claim: claim, Value: "x"})
+		return err
+	}
+	if err := revoke("named"); err != nil {
+		t.Fatalf("the thousandth claim: %v", err)
+	}
+	h.refused("one more", revoke("tenant"), issuer.CodeFull)
+	for _, claim := range []string{"named", "sub", "client_id"} {
+		if err := revoke(claim); err != nil {
+			t.Errorf("%s: %v, want it to go on", claim, err)
+		}
+	}
 }

@@ -5,7 +5,7 @@
 //
 // A login opens a [Session] and issues an access token; a refresh rotates the
 // session's refresh token and issues the next; whatever ends sessions or
-// tokens is one of the [Events] and goes through one function, which ends the
+// tokens is an [Event] and goes through one function, which ends the
 // rows and appends the revocations of that event in one transaction.
 //
 // Issuing and revoking never share a transaction. Issuing reads the account,

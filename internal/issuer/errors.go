@@ -23,8 +23,12 @@ const (
 	CodeForbidden    Code = "forbidden"
 	CodeLimited      Code = "too_many_requests"
 	CodeBusy         Code = "busy"        // more password checks are waiting than can be
-	CodeFull         Code = "full"        // the live revocations are near their bound
-	CodeUnavailable  Code = "unavailable" // the store did not answer, or not for certain
+	CodeFull         Code = "full"        // the live revocations, or the claims they name, are near their bound
+	CodeUnavailable  Code = "unavailable" // the store did not answer; what the call was for was not done
+
+	// CodeOutcomeUnknown says that a change may stand or not. To ask again
+	// without looking could make it twice.
+	CodeOutcomeUnknown Code = "outcome_unknown"
 )
 
 // Error is a refusal. Its text is for the caller and holds no secret.
@@ -54,7 +58,11 @@ func CodeOf(err error) Code {
 }
 
 // explain turns what a store returned into a refusal in the caller's words.
-func explain(what string, err error) error {
+func explain(what string, err error) error { return explainAfter("nothing changed", what, err) }
+
+// explainAfter is [explain] for a call whose transactions before the one that
+// failed have committed: standing says what has changed, and what has not.
+func explainAfter(standing, what string, err error) error {
 	var refusal *Error
 	switch {
 	case err == nil || errors.As(err, &refusal):
@@ -64,9 +72,9 @@ func explain(what string, err error) error {
 	case errors.Is(err, ErrExists):
 		return &Error{Code: CodeConflict, Detail: "another " + what + " has that name; choose a different one", cause: err}
 	case errors.Is(err, ErrUnknown):
-		return &Error{Code: CodeUnavailable, Detail: "the change may or may not have been made; look before making it again", cause: err}
+		return &Error{Code: CodeOutcomeUnknown, Detail: "the change may or may not have been made; look before making it again", cause: err}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return &Error{Code: CodeUnavailable, Detail: "the caller left before the change was made; nothing changed", cause: err}
+		return &Error{Code: CodeUnavailable, Detail: "the caller left before it was done; " + standing, cause: err}
 	}
-	return &Error{Code: CodeUnavailable, Detail: "the database did not answer; nothing changed, try again", RetryAfter: time.Second, cause: err}
+	return &Error{Code: CodeUnavailable, Detail: "the database did not answer; " + standing + ", try again", RetryAfter: time.Second, cause: err}
 }

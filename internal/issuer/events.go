@@ -1,11 +1,6 @@
 package issuer
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/quashdev/quash/internal/revset"
-)
+import "github.com/quashdev/quash/internal/revset"
 
 // Reach is which sessions of a subject an event ends.
 type Reach int
@@ -55,41 +50,10 @@ var (
 	signingKeyMade  = Event{Name: "signing_key_created"}
 )
 
-// Events returns the events that can end sessions or tokens, in the order of
-// the documentation.
-func Events() []Event {
-	return []Event{
-		LoggedOut, LoggedOutOthers, LoggedOutAll, PasswordChanged, PasswordSet, Deactivated, Reactivated,
-		Deleted, RefreshReused, SessionEvicted, ClaimsChanged, KeyCompromised, ClaimRevoked,
-	}
-}
-
 // before is what the revocations of e kill.
 func (e Event) before(claim string) uint64 {
 	if e.Forever || claim == "sid" || claim == "jti" || claim == "kid" {
 		return revset.Forever
 	}
 	return 0
-}
-
-// EventTable renders [Events] as the Markdown table of docs/design.md.
-func EventTable() string {
-	ends := map[Reach]string{None: "none", This: "this one", Others: "all others", All: "all", Matching: "those that match, if asked"}
-	var b strings.Builder
-	b.WriteString("| Event | In the log as | Sessions ended | Revocation | Besides |\n|---|---|---|---|---|\n")
-	for _, e := range Events() {
-		revocation := "none"
-		switch {
-		case e.Claim == "*":
-			revocation = "(claim, value)"
-		case e.Ends == Others && e.Claim == "sid":
-			revocation = "a `sid` each, for ever"
-		case e.Forever:
-			revocation = fmt.Sprintf("`%s` for ever", e.Claim)
-		case e.Claim != "":
-			revocation = fmt.Sprintf("`%s`", e.Claim)
-		}
-		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %s |\n", e.Title, e.Name, ends[e.Ends], revocation, e.Note)
-	}
-	return b.String()
 }

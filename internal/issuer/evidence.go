@@ -2,10 +2,9 @@ package issuer
 
 import (
 	"context"
-	"slices"
+	"time"
 
 	"github.com/quashdev/quash/internal/jws"
-	"github.com/quashdev/quash/internal/revset"
 )
 
 // Revocations lists revocations after a position, with who made them and why,
@@ -43,47 +42,89 @@ func (i *Issuer) VerifyLog(ctx context.Context) (LogReport, error) {
 	return report, explain("log", err)
 }
 
+// maxKillers is how many revocations are named for one token.
+const maxKillers = 10
+
 // Killers returns the revocations that kill an access token, at most ten, in
-// the order of the log. Neither its signature nor its times are looked at.
-func (i *Issuer) Killers(ctx context.Context, token string) ([]Revocation, error) {
+// the order of the log: those made from its issue until it expired. A token
+// that was not signed with a published key is CodeToken. Where the key was
+// withdrawn, nothing else that the token says can be believed, and the
+// revocation of the key is the answer.
+func (i *Issuer) Killers(ctx context.Context, token string) (found []Revocation, err error) {
 	var t jws.Token
 	if err := t.Parse(token); err != nil {
 		return nil, refuse(CodeToken, "this is not a token: %v", err)
 	}
-	carried := Account{Claims: t.Payload}.ClaimValues()
-	carried = append(carried, Match{"kid", t.Header.KeyID})
-	var rev int64
+	keys, err := i.PublicKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := keys.Key(t.Header.KeyID)
+	if !ok {
+		return i.withdrawal(ctx, t.Header.KeyID)
+	}
+	if err := key.Verify(&t); err != nil {
+		return nil, refuse(CodeToken, "the token's signature was not made with the key that it names")
+	}
 	members, err := jws.Members(nil, t.Payload)
 	if err != nil {
 		return nil, refuse(CodeToken, "the token's claims are not one JSON object: %v", err)
 	}
+	times := map[string]int64{}
 	for _, m := range members {
-		if m.Name == "rev" {
-			rev, _ = jws.Integer(m.Value)
+		if n, ok := jws.Integer(m.Value); ok && n >= 0 {
+			times[m.Name] = n
 		}
 	}
-	kills := func(r Revocation) bool {
-		return r.Issuer == i.cfg.Issuer && slices.Contains(carried, Match{r.Claim, r.Value}) && (r.Before == revset.Forever || uint64(rev) < r.Before)
+	carried := map[Match]bool{}
+	for _, m := range (Account{Claims: t.Payload}).ClaimValues() {
+		carried[m] = m.Claim != "kid"
 	}
-	found, err := i.search(ctx, kills)
-	return found, explain("revocation", err)
+	carried[Match{"kid", t.Header.KeyID}] = true // which is the header's alone
+	return i.naming(ctx, carried, uint64(times["rev"]), time.Unix(times["exp"], 0))
 }
 
-// search returns the first ten revocations that satisfy a condition.
-func (i *Issuer) search(ctx context.Context, condition func(Revocation) bool) (found []Revocation, err error) {
-	for after := uint64(0); ; {
+// naming returns the first revocations that name one of the claims carried, of
+// those after a position. It stops at what was made after a time, by the clock
+// of whichever node: so it reads as much as is live at once and no more.
+func (i *Issuer) naming(ctx context.Context, carried map[Match]bool, after uint64, until time.Time) (found []Revocation, err error) {
+	until = until.Add(forgetMargin)
+	for {
 		page, err := i.Revocations(ctx, after, maxListed)
 		if err != nil || len(page) == 0 {
 			return found, err
 		}
 		for _, r := range page {
-			if condition(r) {
-				found = append(found, r)
-			}
-			if len(found) == 10 {
+			if r.Time.After(until) || len(found) == maxKillers {
 				return found, nil
+			}
+			if r.Issuer == i.cfg.Issuer && carried[Match{r.Claim, r.Value}] {
+				found = append(found, r)
 			}
 		}
 		after = page[len(page)-1].Position
 	}
+}
+
+// withdrawal returns the revocation of a signing key, CodeToken where the key
+// was not withdrawn. The audit knows where it stands.
+func (i *Issuer) withdrawal(ctx context.Context, kid string) (found []Revocation, err error) {
+	err = i.store.View(ctx, func(rd Reader) error {
+		entries, err := rd.Audit(AuditQuery{Event: KeyCompromised.Name, Limit: maxListed})
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			r, err := rd.History(e.Position-1, 1)
+			if err != nil {
+				return err
+			}
+			if len(r) == 1 && r[0].Claim == "kid" && r[0].Value == kid {
+				found = r
+				return nil
+			}
+		}
+		return refuse(CodeToken, "the token names no key that this server signs with, or did within the lifetime of a token")
+	})
+	return found, explain("revocation", err)
 }

@@ -35,3 +35,12 @@ func (i *Issuer) Sign(ctx context.Context, typ string, claims []byte) (token str
 	})
 	return token, err
 }
+
+// Events returns the events that can end sessions or tokens, in the order of
+// the documentation.
+func Events() []Event {
+	return []Event{
+		LoggedOut, LoggedOutOthers, LoggedOutAll, PasswordChanged, PasswordSet, Deactivated, Reactivated,
+		Deleted, RefreshReused, SessionEvicted, ClaimsChanged, KeyCompromised, ClaimRevoked,
+	}
+}

@@ -1,7 +1,9 @@
 package issuer
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +31,7 @@ const maxClockSkew = 10 * time.Second
 type draft struct {
 	account Account
 	session Session
-	key     SigningKey
+	signer  *jws.PrivateKey
 	rev     uint64
 	issued  time.Time
 	expires time.Time
@@ -50,7 +52,11 @@ func (i *Issuer) draftFor(tx Tx, a Account, s Session) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	d := draft{account: a, session: s, key: key, rev: log.Head.Position, issued: now.Truncate(time.Second)}
+	signer, err := i.signer(key)
+	if err != nil {
+		return draft{}, err
+	}
+	d := draft{account: a, session: s, signer: signer, rev: log.Head.Position, issued: now.Truncate(time.Second)}
 	d.expires = d.issued.Add(i.cfg.TokenLifetime)
 	if end := s.Expires.Truncate(time.Second); end.Before(d.expires) {
 		d.expires = end
@@ -70,20 +76,13 @@ func appendExpiry(expiries []uint32, now, expires time.Time) []uint32 {
 
 // grant signs what was drafted. The transaction must have committed.
 func (i *Issuer) grant(d draft) (Grant, error) {
-	signer, err := i.signer(d.key)
-	if err != nil {
-		return Grant{}, err
-	}
 	claims, err := i.claims(d)
 	if err != nil {
 		return Grant{}, err
 	}
-	token, err := signer.Sign("at+jwt", claims)
+	token, err := d.signer.Sign("at+jwt", claims)
 	if err != nil {
 		return Grant{}, fmt.Errorf("sign an access token: %w", err)
-	}
-	if len(token) > jws.MaxToken {
-		return Grant{}, refuse(CodeInvalid, "the token would have %d octets, more than verifiers accept: give the subject fewer claims", len(token))
 	}
 	return Grant{
 		AccessToken:  token,
@@ -117,7 +116,17 @@ func (i *Issuer) claims(d draft) ([]byte, error) {
 	claims["jti"] = newID("")
 	claims["sid"] = d.session.ID
 	claims["rev"] = d.rev
-	return json.Marshal(claims)
+	return compact(claims)
+}
+
+// compact encodes a value as JSON without escaping what only HTML would need:
+// [maxNamed] is worked out so.
+func compact(value any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(value)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // issue runs fn in an issuing transaction and signs what it drafted.
@@ -130,7 +139,11 @@ func (i *Issuer) issue(ctx context.Context, fn func(Tx) (draft, error)) (Grant, 
 	if err != nil {
 		return Grant{}, err
 	}
-	return i.grant(d)
+	g, err := i.grant(d)
+	if err != nil {
+		err = &Error{Code: CodeUnavailable, Detail: "the session was saved, but its tokens could not be signed; the server's log says why", cause: err}
+	}
+	return g, err
 }
 
 // LoginRequest is what somebody logs in with.
@@ -199,7 +212,7 @@ func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject str
 	if live := i.cfg.Live(); live > i.cfg.MaxLive/10*9 {
 		return Grant{}, &Error{Code: CodeFull, Detail: "too many revocations are live to open more sessions; try again when some have expired", RetryAfter: time.Minute}
 	}
-	s := i.newSession(subject, d)
+	s, standing := i.newSession(subject, d), "nothing changed"
 	for {
 		g, err := i.issue(ctx, func(tx Tx) (draft, error) {
 			a, err := tx.Account(subject)
@@ -229,18 +242,22 @@ func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject str
 			return i.draftFor(tx, a, opened)
 		})
 		if !errors.Is(err, errCrowded) {
-			return g, explain("account", err)
+			return g, explainAfter(standing, "account", err)
 		}
-		if err := i.evict(ctx, subject); err != nil {
-			return Grant{}, explain("session", err)
+		evicted, err := i.evict(ctx, subject)
+		if err != nil {
+			return Grant{}, explainAfter(standing, "session", err)
+		}
+		if evicted {
+			standing = "another session was ended to make room and none was opened"
 		}
 	}
 }
 
 // evict ends the session of a subject that was unused for longest. It looks
 // again, because others may have ended since.
-func (i *Issuer) evict(ctx context.Context, subject string) error {
-	_, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+func (i *Issuer) evict(ctx context.Context, subject string) (evicted bool, err error) {
+	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
 		n, _, err := tx.CountSessions(Match{"sub", subject}, tx.Now())
 		if err != nil || n < i.cfg.MaxSessions {
 			return err
@@ -251,7 +268,7 @@ func (i *Issuer) evict(ctx context.Context, subject string) error {
 		}
 		return i.apply(tx, SessionEvicted, system, Target{Subject: subject, Session: oldest.ID}, out)
 	})
-	return err
+	return out.Sessions > 0, err
 }
 
 // RefreshRequest presents a refresh token.
@@ -273,43 +290,71 @@ var errGrant = refuse(CodeGrant, "the refresh token is not valid any more; log i
 // that rotated it. Anything older ends the session (RFC 9700, section 4.14.2).
 // All that is wrong with a token is CodeGrant.
 func (i *Issuer) Refresh(ctx context.Context, r RefreshRequest) (Grant, error) {
-	token, ok := parseRefreshToken(r.Token)
-	if !ok {
-		return Grant{}, errGrant
-	}
-	key, err := retryKeyOf(r.IdempotencyKey)
+	p, err := r.read()
 	if err != nil {
 		return Grant{}, err
 	}
-	g, err := i.issue(ctx, func(tx Tx) (draft, error) { return i.rotate(tx, token, key, r.Address) })
+	g, err := i.issue(ctx, func(tx Tx) (draft, error) { return i.rotate(tx, p) })
 	if errors.Is(err, errReuse) {
-		err = i.endReused(ctx, token, key, r.Address)
+		err = i.endReused(ctx, p)
 	}
 	return g, explain("session", err)
 }
 
-// rotate is the issuing transaction of a refresh.
-func (i *Issuer) rotate(tx Tx, token refreshToken, key [32]byte, address string) (draft, error) {
-	s, err := tx.Session(token.session)
-	if errors.Is(err, ErrNotFound) {
-		return draft{}, errGrant
+// presented is a refresh token that somebody presented.
+type presented struct {
+	refreshToken
+	retryKey [sha256.Size]byte
+	address  string
+	// at is when it was judged first, zero before that. A call of several
+	// transactions judges as of then in all of them, lest the window close
+	// between two and make an honest client a thief.
+	at time.Time
+}
+
+func (r RefreshRequest) read() (p presented, err error) {
+	var ok bool
+	if p.refreshToken, ok = parseRefreshToken(r.Token); !ok {
+		return p, errGrant
 	}
+	p.address = r.Address
+	p.retryKey, err = retryKeyOf(r.IdempotencyKey)
+	return p, err
+}
+
+// admit returns the session of a refresh token that deserves a successor, and
+// which. Any other token is errReuse or errGrant.
+func (i *Issuer) admit(rd Reader, p presented) (Session, verdict, error) {
+	s, err := rd.Session(p.session)
+	if errors.Is(err, ErrNotFound) {
+		return s, forged, errGrant
+	}
+	if err != nil {
+		return s, forged, err
+	}
+	setDefault(&p.at, p.at.IsZero(), rd.Now())
+	v := i.judge(s, p.refreshToken, p.retryKey, p.at)
+	switch v {
+	case rotate, repeat:
+		return s, v, nil
+	case reuse:
+		return s, v, errReuse
+	case ahead:
+		i.cfg.Logger.Error("a refresh token is ahead of its session: the database has lost its latest changes", "session", s.ID, "presented", p.counter, "stored", s.Counter)
+	}
+	return s, v, errGrant
+}
+
+// rotate is the issuing transaction of a refresh.
+func (i *Issuer) rotate(tx Tx, p presented) (draft, error) {
+	s, v, err := i.admit(tx, p)
 	if err != nil {
 		return draft{}, err
 	}
 	now := tx.Now()
-	switch v := i.judge(s, token, key, now); v {
-	case rotate:
+	if v == rotate {
 		s.Counter++
-		s.Rotated, s.RetryKey = now, key
-	case repeat:
-	case reuse:
-		return draft{}, errReuse
-	case ahead:
-		i.cfg.Logger.Error("a refresh token is ahead of its session: the database has lost its latest changes", "session", s.ID, "presented", token.counter, "stored", s.Counter)
-		return draft{}, errGrant
-	default:
-		return draft{}, errGrant
+		s.Rotated, s.RetryKey = now, p.retryKey
 	}
 	a, err := tx.Account(s.Subject)
 	if err != nil {
@@ -319,8 +364,8 @@ func (i *Issuer) rotate(tx Tx, token refreshToken, key [32]byte, address string)
 		return draft{}, errGrant
 	}
 	s.LastUsed = now
-	if address != "" {
-		s.Address = address
+	if p.address != "" {
+		s.Address = p.address
 	}
 	return i.draftFor(tx, a, s)
 }
@@ -328,16 +373,16 @@ func (i *Issuer) rotate(tx Tx, token refreshToken, key [32]byte, address string)
 // endReused ends the session of a token that was used before. It looks again,
 // because the session may have ended or moved on since; and what it finds
 // commits although the call fails, and although the caller hangs up.
-func (i *Issuer) endReused(ctx context.Context, token refreshToken, key [32]byte, address string) error {
+func (i *Issuer) endReused(ctx context.Context, p presented) error {
 	_, err := i.update(context.WithoutCancel(ctx), false, func(tx Tx, out *Effect) error {
-		s, err := tx.Session(token.session)
-		if errors.Is(err, ErrNotFound) {
+		s, _, err := i.admit(tx, p)
+		switch {
+		case errors.Is(err, errReuse):
+			return i.apply(tx, RefreshReused, Actor{Name: system.Name, Address: p.address}, Target{Subject: s.Subject, Session: s.ID, Reason: "a refresh token was used again"}, out)
+		case errors.Is(err, errGrant):
 			return nil
 		}
-		if err != nil || i.judge(s, token, key, tx.Now()) != reuse {
-			return err
-		}
-		return i.apply(tx, RefreshReused, Actor{Name: "system", Address: address}, Target{Subject: s.Subject, Session: s.ID, Reason: "a refresh token was used again"}, out)
+		return err
 	})
 	if err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quashdev/quash/internal/jws"
@@ -20,9 +20,10 @@ import (
 type Config struct {
 	// Issuer is the iss of every token. Required.
 	Issuer string
-	// Audience is the aud of every token. Default: the issuer itself.
+	// Audience is the aud of every token: 1 to 64, which with the issuer take
+	// 1000 octets of JSON at most. Default: the issuer itself.
 	Audience []string
-	// Algorithm of the keys that are made. Default ES256.
+	// Algorithm of the keys that sign. Default ES256.
 	Algorithm jws.Algorithm
 	// TokenLifetime of access tokens, 10 s to 24 h. Default 5 minutes.
 	TokenLifetime time.Duration
@@ -47,6 +48,11 @@ type Config struct {
 	// Logger receives what an operator must see. Default: discarded.
 	Logger *slog.Logger
 }
+
+// maxNamed bounds the issuer and the audience in octets of JSON. What remains
+// of [jws.MaxToken] holds the longest signature and, in every account, a
+// document of [maxClaims] and the longest subject and client.
+const maxNamed = 1000
 
 const (
 	minTokenLifetime = 10 * time.Second
@@ -76,6 +82,8 @@ func (c *Config) check() error {
 	for _, a := range c.Audience {
 		report(a != c.Issuer && !visible(a, 1, 256), "audience %q: want 1 to 256 visible ASCII characters", a)
 	}
+	named, err := compact(append([]string{c.Issuer}, c.Audience...))
+	report(err != nil || len(named) > maxNamed, "audience: with the issuer it takes %d octets of every token, and more than %d leave no room for claims; name fewer or shorter ones", len(named), maxNamed)
 	report(c.Algorithm != jws.ES256 && c.Algorithm != jws.Ed25519 && c.Algorithm != jws.RS256, "algorithm %q: want ES256, Ed25519 or RS256", c.Algorithm)
 	report(c.TokenLifetime < minTokenLifetime || c.TokenLifetime > maxTokenLifetime, "token lifetime %v: want 10s to 24h", c.TokenLifetime)
 	report(c.IdleTimeout < c.TokenLifetime, "idle timeout %v: want at least the token lifetime, %v", c.IdleTimeout, c.TokenLifetime)
@@ -104,8 +112,7 @@ type Issuer struct {
 	hashes     *hashGate
 	limits     *limits
 
-	signersMu sync.Mutex
-	signers   map[string]*jws.PrivateKey // opened from their sealed form, by kid
+	current atomic.Pointer[jws.PrivateKey] // that signed last, opened
 }
 
 // New returns an Issuer over a store. [Issuer.Prepare] must come before its
@@ -114,7 +121,7 @@ func New(cfg Config, store Store) (*Issuer, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	i := &Issuer{cfg: cfg, store: store, signers: make(map[string]*jws.PrivateKey)}
+	i := &Issuer{cfg: cfg, store: store}
 	for label, key := range map[string]*[]byte{"refresh tokens": &i.refreshKey, "signing keys": &i.sealingKey} {
 		var err error
 		if *key, err = hkdf.Key(sha256.New, cfg.Secret, nil, "quash "+label, 32); err != nil {
@@ -129,22 +136,15 @@ func New(cfg Config, store Store) (*Issuer, error) {
 	return i, err
 }
 
-// Prepare notes the lifetime of tokens in the store and makes a signing key
-// if none signs. It fails where the sealed keys were made with another secret.
+// Prepare notes the lifetime of tokens in the store, retires signing keys of
+// another algorithm than the configured one, and makes those that are missing.
+// It fails where the sealed keys were made with another secret.
 func (i *Issuer) Prepare(ctx context.Context) error {
 	_, err := i.store.Update(ctx, func(tx Tx) error {
 		if err := tx.SetMaxLifetime(i.cfg.TokenLifetime); err != nil {
 			return err
 		}
-		key, err := currentKey(tx)
-		switch {
-		case errors.Is(err, ErrNotFound):
-			return i.makeSigningKey(tx)
-		case err != nil:
-			return err
-		}
-		_, err = i.signer(key)
-		return err
+		return i.replenish(tx)
 	})
 	return err
 }
@@ -159,6 +159,9 @@ type Actor struct {
 	// Subject and Session of a user who showed an access token. The change is
 	// refused with CodeToken where the session has ended meanwhile.
 	Subject, Session string
+	// Scopes of the API key that was shown. The actor makes keys with no
+	// others, but for verifiers.
+	Scopes []Scope
 }
 
 // User is the actor of what people do to their own account.

@@ -23,7 +23,9 @@ import (
 
 var (
 	secret = bytes.Repeat([]byte{7}, 32)
-	admin  = issuer.Actor{Name: "admin:tests", Address: "192.0.2.1"}
+	admin  = issuer.Actor{Name: "admin:tests", Address: "192.0.2.1", Scopes: allScopes}
+
+	allScopes = []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys}
 )
 
 const (

@@ -17,21 +17,63 @@ import (
 	"github.com/quashdev/quash/internal/jws"
 )
 
-// currentKey returns the newest key that signs.
-func currentKey(rd Reader) (SigningKey, error) {
+// Two keys can sign at any time: the current one, and the next, which is
+// published and has signed nothing yet. When the current one is withdrawn, the
+// next takes its place, and verifiers have it already: a key that signs is at
+// every verifier in step before the first token that needs it. Keys of another
+// algorithm than the configured one are retired at the start: they sign no
+// more, and stay published until their last token has expired.
+
+// signing returns the keys that can sign, the current one first.
+func signing(rd Reader) ([]SigningKey, error) {
 	keys, err := rd.SigningKeys()
+	return slices.DeleteFunc(keys, func(k SigningKey) bool { return k.Withdrawn || !k.Retired.IsZero() }), err
+}
+
+// currentKey returns the key that signs: the oldest of those that can.
+func currentKey(rd Reader) (SigningKey, error) {
+	keys, err := signing(rd)
 	if err != nil {
 		return SigningKey{}, err
 	}
-	for _, k := range slices.Backward(keys) {
-		if !k.Withdrawn && k.Retired.IsZero() {
-			return k, nil
-		}
+	if len(keys) == 0 {
+		return SigningKey{}, errors.New("no signing key: Prepare makes them")
 	}
-	return SigningKey{}, fmt.Errorf("signing key: %w", ErrNotFound)
+	return keys[0], nil
 }
 
-// makeSigningKey makes the key that signs from now on.
+// replenish retires the keys of another algorithm and makes as many as are
+// missing. It fails where a key cannot be opened, before it changes anything.
+func (i *Issuer) replenish(tx Tx) error {
+	keys, err := signing(tx)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if _, err := i.open(k); err != nil {
+			return err
+		}
+	}
+	left := 0
+	for _, k := range keys {
+		if k.Algorithm == string(i.cfg.Algorithm) {
+			left++
+			continue
+		}
+		k.Retired = tx.Now()
+		if err := tx.PutSigningKey(k); err != nil {
+			return err
+		}
+	}
+	for ; left < 2; left++ {
+		if err := i.makeSigningKey(tx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeSigningKey makes a key that signs after those that can already.
 func (i *Issuer) makeSigningKey(tx Tx) error {
 	private, err := jws.Generate(i.cfg.Algorithm)
 	if err != nil {
@@ -50,7 +92,11 @@ func (i *Issuer) makeSigningKey(tx Tx) error {
 	if err != nil {
 		return err
 	}
-	key := SigningKey{ID: id, Algorithm: string(i.cfg.Algorithm), Public: public, Sealed: sealed, Created: tx.Now()}
+	created, err := nextCreated(tx)
+	if err != nil {
+		return err
+	}
+	key := SigningKey{ID: id, Algorithm: string(i.cfg.Algorithm), Public: public, Sealed: sealed, Created: created}
 	if err := tx.PutSigningKey(key); err != nil {
 		return err
 	}
@@ -61,13 +107,33 @@ func (i *Issuer) makeSigningKey(tx Tx) error {
 	return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: signingKeyMade.Name, Actor: system.Name, Detail: detail})
 }
 
-// signer opens a sealed key, once.
+// nextCreated is now, or later than every key there is, because their order
+// says which one signs.
+func nextCreated(tx Tx) (time.Time, error) {
+	keys, err := tx.SigningKeys()
+	created := tx.Now()
+	for _, k := range keys {
+		if !k.Created.Before(created.Truncate(time.Millisecond)) {
+			created = k.Created.Add(time.Millisecond)
+		}
+	}
+	return created, err
+}
+
+// signer returns the private half of the key that signs, opened once.
 func (i *Issuer) signer(k SigningKey) (*jws.PrivateKey, error) {
-	i.signersMu.Lock()
-	defer i.signersMu.Unlock()
-	if private, ok := i.signers[k.ID]; ok {
+	if private := i.current.Load(); private != nil && private.Public().ID() == k.ID {
 		return private, nil
 	}
+	private, err := i.open(k)
+	if err == nil {
+		i.current.Store(private)
+	}
+	return private, err
+}
+
+// open opens a sealed key.
+func (i *Issuer) open(k SigningKey) (*jws.PrivateKey, error) {
 	der, err := unseal(i.sealingKey, k.Sealed, k.ID)
 	if err != nil {
 		return nil, fmt.Errorf("the signing keys were sealed with another secret; start with the one they were made with: %w", err)
@@ -76,12 +142,11 @@ func (i *Issuer) signer(k SigningKey) (*jws.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", k.ID, err)
 	}
-	i.signers[k.ID] = private
 	return private, nil
 }
 
 // withdraw carries out KeyCompromised: the key signs no more, is published no
-// more, and another takes its place, in one transaction with the revocation.
+// more, and the next takes its place, in one transaction with the revocation.
 func (i *Issuer) withdraw(ctx context.Context, by Actor, t Target) (Effect, error) {
 	out, err := i.update(ctx, t.DryRun, func(tx Tx, out *Effect) error {
 		keys, err := tx.SigningKeys()
@@ -101,19 +166,11 @@ func (i *Issuer) withdraw(ctx context.Context, by Actor, t Target) (Effect, erro
 		if err := tx.PutSigningKey(key); err != nil {
 			return err
 		}
-		if _, err := currentKey(tx); errors.Is(err, ErrNotFound) {
-			err = i.makeSigningKey(tx)
-			if err != nil {
-				return err
-			}
+		if err := i.replenish(tx); err != nil {
+			return err
 		}
 		return i.apply(tx, KeyCompromised, by, t, out)
 	})
-	if err == nil && !t.DryRun {
-		i.signersMu.Lock()
-		delete(i.signers, t.Value)
-		i.signersMu.Unlock()
-	}
 	return out, explain("signing key", err)
 }
 
@@ -153,9 +210,9 @@ func Published(rd interface {
 	if err != nil {
 		return nil, err
 	}
-	var published struct {
+	published := struct {
 		Keys []json.RawMessage `json:"keys"`
-	}
+	}{[]json.RawMessage{}}
 	for _, k := range keys {
 		if !k.Withdrawn && (k.Retired.IsZero() || rd.Now().Before(k.Retired.Add(log.MaxLifetime+forgetMargin))) {
 			published.Keys = append(published.Keys, k.Public)
@@ -203,12 +260,16 @@ const (
 )
 
 // CreateAPIKey makes a key with a name and scopes and returns its secret,
-// which is shown this once. A key for a verifier has ScopeFeed alone.
+// which is shown this once. A key for a verifier has ScopeFeed alone. Scopes
+// that the actor lacks are CodeForbidden, but for that one.
 func (i *Issuer) CreateAPIKey(ctx context.Context, by Actor, name string, scopes []Scope) (APIKey, string, error) {
 	if !printable(name, 1, 64) {
 		return APIKey{}, "", refuse(CodeInvalid, "name: want 1 to 64 characters, none of them a control character")
 	}
 	if err := checkScopes(scopes); err != nil {
+		return APIKey{}, "", err
+	}
+	if err := by.gives(scopes); err != nil {
 		return APIKey{}, "", err
 	}
 	k := APIKey{ID: newID("")[:apiKeyIDSize], Name: name, Scopes: scopes}
@@ -236,6 +297,16 @@ func checkScopes(scopes []Scope) error {
 	return nil
 }
 
+// gives refuses scopes that a would give without having them.
+func (a Actor) gives(scopes []Scope) error {
+	for _, s := range scopes {
+		if s != ScopeFeed && !slices.Contains(a.Scopes, s) {
+			return refuse(CodeForbidden, "scopes: the key that you use lacks %q, and gives no more than it has; use one that has it", s)
+		}
+	}
+	return nil
+}
+
 // newSecret gives k a new secret and returns it.
 func (k *APIKey) newSecret() string {
 	var b [32]byte
@@ -246,13 +317,17 @@ func (k *APIKey) newSecret() string {
 }
 
 // ReplaceAPIKey gives a key a new secret; the old one goes on working for the
-// overlap, 0 to 30 days.
+// overlap, 0 to 30 days. An actor who lacks one of its scopes, but for
+// ScopeFeed, gets CodeForbidden: with the secret come the scopes.
 func (i *Issuer) ReplaceAPIKey(ctx context.Context, by Actor, id string, overlap time.Duration) (k APIKey, secret string, err error) {
 	if overlap < 0 || overlap > 30*24*time.Hour {
 		return k, "", refuse(CodeInvalid, "overlap: want 0 to 30 days, got %v", overlap)
 	}
 	_, err = i.store.Update(ctx, func(tx Tx) error {
 		if k, err = tx.APIKey(id); err != nil {
+			return err
+		}
+		if err := by.gives(k.Scopes); err != nil {
 			return err
 		}
 		k.Previous, k.PreviousUntil = k.Hash, tx.Now().Add(overlap)
@@ -265,7 +340,8 @@ func (i *Issuer) ReplaceAPIKey(ctx context.Context, by Actor, id string, overlap
 	return k, secret, explain("key", err)
 }
 
-// DeleteAPIKey ends a key at once.
+// DeleteAPIKey ends a key at once. The last key with ScopeKeys is CodeConflict
+// while there are others: nobody could make or delete a key again.
 func (i *Issuer) DeleteAPIKey(ctx context.Context, by Actor, id string) error {
 	_, err := i.store.Update(ctx, func(tx Tx) error {
 		k, err := tx.APIKey(id)
@@ -275,9 +351,21 @@ func (i *Issuer) DeleteAPIKey(ctx context.Context, by Actor, id string) error {
 		if err := tx.DeleteAPIKey(id); err != nil {
 			return err
 		}
+		if err := keysRemain(tx); err != nil {
+			return err
+		}
 		return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: apiKeyDeleted.Name, Actor: by.Name, Address: by.Address, Reason: k.Name})
 	})
 	return explain("key", err)
+}
+
+// keysRemain refuses to leave keys behind that none of them can change.
+func keysRemain(rd Reader) error {
+	keys, err := rd.APIKeys()
+	if err != nil || len(keys) == 0 || slices.ContainsFunc(keys, func(k APIKey) bool { return slices.Contains(k.Scopes, ScopeKeys) }) {
+		return err
+	}
+	return refuse(CodeConflict, "this is the last key that can make and delete others; make another with the scope keys first")
 }
 
 // APIKeys lists the keys, oldest first.
@@ -318,9 +406,11 @@ func (i *Issuer) Authenticate(ctx context.Context, secret string) (APIKey, error
 		return APIKey{}, errKey
 	}
 	if now.Sub(k.LastUsed) >= time.Minute {
-		err = i.noteUse(ctx, id)
+		if err := i.noteUse(ctx, id); err != nil {
+			i.cfg.Logger.Warn("the use of an API key could not be noted; it was let in all the same", "key", k.Name, "error", err)
+		}
 	}
-	return k, explain("key", err)
+	return k, nil
 }
 
 // apiKeyID returns the part of a secret that names its key. The rest cannot

@@ -2,12 +2,15 @@ package issuer_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/jws"
@@ -69,14 +72,14 @@ func TestCompromisedKeyIsWithdrawn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, published := keys.Key(kid); published || keys.Len() != 1 {
-		t.Errorf("published = %v among %d keys, want only another", published, keys.Len())
+	if _, published := keys.Key(kid); published || keys.Len() != 2 {
+		t.Errorf("published = %v among %d keys, want two others", published, keys.Len())
 	}
 	next := h.mustRefresh(g.RefreshToken, "")
 	h.lives("signed by the key in its place", next.AccessToken, true)
 
 	all, err := h.SigningKeys(t.Context())
-	if err != nil || len(all) != 2 || !all[0].Withdrawn || len(all[0].Sealed) != 0 || all[1].Withdrawn {
+	if err != nil || len(all) != 3 || !all[0].Withdrawn || len(all[0].Sealed) != 0 || all[1].Withdrawn || all[2].Withdrawn {
 		t.Errorf("keys %+v, %v; want the first withdrawn and its private half gone", all, err)
 	}
 	log := h.since(0)
@@ -97,7 +100,7 @@ func TestCompromisedKeyIsWithdrawn(t *testing.T) {
 func TestSigningKeysAreSealed(t *testing.T) {
 	h := open(t)
 	keys, err := h.SigningKeys(t.Context())
-	if err != nil || len(keys) != 1 {
+	if err != nil || len(keys) != 2 {
 		t.Fatal(len(keys), err)
 	}
 	if _, err := jws.ParsePrivateKey(keys[0].Sealed); err == nil {
@@ -112,8 +115,113 @@ func TestSigningKeysAreSealed(t *testing.T) {
 	}
 	h.restart()
 	again, err := h.SigningKeys(t.Context())
-	if err != nil || len(again) != 1 {
-		t.Errorf("%d keys after a restart, %v; want the one there was", len(again), err)
+	if diff := cmp.Diff(keys, again); diff != "" || err != nil {
+		t.Errorf("after a restart: %v, keys (-before +after):\n%s", err, diff)
+	}
+}
+
+func (h *house) published(kid string) bool {
+	h.t.Helper()
+	keys, err := h.PublicKeys(h.ctx())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_, ok := keys.Key(kid)
+	return ok
+}
+
+// Verifiers have what was published; time stands still, so each key of a
+// withdrawal is made in one and the same instant.
+func TestKeyIsPublishedBeforeItSigns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		g := h.session(subject)
+		for range 5 {
+			before, err := h.PublicKeys(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.Revoke(t.Context(), admin, issuer.RevokeRequest{Claim: "kid", Value: parse(t, g.AccessToken).kid}); err != nil {
+				t.Fatal(err)
+			}
+			g = h.mustRefresh(g.RefreshToken, "")
+			if _, ok := before.Key(parse(t, g.AccessToken).kid); !ok {
+				t.Error("the first token after a withdrawal needs a key that was not published before it")
+			}
+			h.lives("after a withdrawal", g.AccessToken, true)
+		}
+	})
+}
+
+func TestWithdrawingTheNextKeyLeavesTheCurrentOne(t *testing.T) {
+	h := open(t)
+	g := h.session(subject)
+	kid := parse(t, g.AccessToken).kid
+	keys, err := h.SigningKeys(t.Context())
+	if err != nil || keys[0].ID != kid {
+		t.Fatalf("%v; want the oldest key to sign", err)
+	}
+	if _, err := h.Revoke(t.Context(), admin, issuer.RevokeRequest{Claim: "kid", Value: keys[1].ID}); err != nil {
+		t.Fatal(err)
+	}
+	h.lives("signed with the current key", g.AccessToken, true)
+	if next := parse(t, h.mustRefresh(g.RefreshToken, "").AccessToken).kid; next != kid {
+		t.Errorf("another key signs, want the current one to go on")
+	}
+	if keys, err := h.PublicKeys(t.Context()); err != nil || keys.Len() != 2 {
+		t.Errorf("%d keys are published, %v; want the current one and another next", keys.Len(), err)
+	}
+}
+
+func TestAnotherAlgorithmRetiresTheKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		old := h.session(subject)
+		h.cfg.Algorithm = jws.Ed25519
+		h.restart()
+		fresh := h.mustRefresh(old.RefreshToken, "")
+		var token jws.Token
+		if err := token.Parse(fresh.AccessToken); err != nil || token.Header.Algorithm != "Ed25519" {
+			t.Errorf("alg %s, %v; want Ed25519", token.Header.Algorithm, err)
+		}
+		h.lives("of the algorithm before", old.AccessToken, true)
+		time.Sleep(5*time.Minute + time.Minute - time.Millisecond)
+		if !h.published(parse(t, old.AccessToken).kid) {
+			t.Error("a retired key is gone while a token of it could be taken for live")
+		}
+		time.Sleep(time.Millisecond)
+		if h.published(parse(t, old.AccessToken).kid) {
+			t.Error("a retired key is published although its tokens have expired")
+		}
+		before := h.everything().Signing
+		h.restart()
+		if diff := cmp.Diff(before, h.everything().Signing); diff != "" || len(before) != 4 {
+			t.Errorf("%d keys, want 4; another start changed them (-before +after):\n%s", len(before), diff)
+		}
+	})
+}
+
+func TestConfigLeavesRoomForTheLargestDocument(t *testing.T) {
+	odd := strings.Repeat(`"`, 128) // two octets each in JSON
+	h := open(t, func(c *issuer.Config) {
+		c.Algorithm, c.Client = jws.RS256, odd
+		for _, name := range []string{"a", "b", "c"} {
+			c.Audience = append(c.Audience, strings.Repeat(name, 256))
+		}
+		c.Issuer = strings.Repeat("i", 1000-len(`["","","",""]`)-3*256)
+	})
+	h.account(issuer.NewAccount{Subject: odd, Claims: json.RawMessage(`{"a":"` + strings.Repeat("x", 4<<10-8) + `"}`)})
+	g, err := h.OpenSession(t.Context(), admin, odd, issuer.Device{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const revision = 16 * 4 / 3 // rev may come to have so many digits more
+	if n := len(g.AccessToken) + revision; n > jws.MaxToken {
+		t.Errorf("a token may have %d octets, want at most %d", n, jws.MaxToken)
+	}
+	h.cfg.Audience = append(h.cfg.Audience, "d")
+	if _, err := issuer.New(h.cfg, h.store); err == nil || !strings.Contains(err.Error(), "leave no room for claims") {
+		t.Errorf("one octet too many: got %v, want it refused", err)
 	}
 }
 
@@ -145,7 +253,7 @@ func (h *house) key(name string, scopes ...issuer.Scope) (issuer.APIKey, string)
 func TestAPIKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
-		h.key("other", issuer.ScopeAudit)
+		h.key("other", issuer.ScopeKeys)
 		k, secret := h.key("orders", issuer.ScopeRevoke, issuer.ScopeSessions)
 		got, err := h.Authenticate(t.Context(), secret)
 		if err != nil || got.ID != k.ID || got.Name != "orders" || !slices.Equal(got.Scopes, k.Scopes) {
@@ -186,6 +294,37 @@ func TestAPIKeys(t *testing.T) {
 			t.Errorf("keys %+v, %v; want the other one", keys, err)
 		}
 	})
+}
+
+func TestAPIKeysAreGivenByWhoHasTheirScopes(t *testing.T) {
+	h := open(t)
+	k, _ := h.key("clerk", issuer.ScopeKeys, issuer.ScopeAudit)
+	clerk := issuer.Actor{Name: "admin:clerk", Scopes: k.Scopes}
+	var all []issuer.APIKey
+	for _, scopes := range [][]issuer.Scope{{issuer.ScopeFeed}, {issuer.ScopeAudit}, {issuer.ScopeAudit, issuer.ScopeKeys}} {
+		made, _, err := h.CreateAPIKey(t.Context(), clerk, fmt.Sprint(scopes), scopes)
+		if err != nil {
+			t.Fatalf("%q: %v", scopes, err)
+		}
+		if _, _, err := h.ReplaceAPIKey(t.Context(), clerk, made.ID, 0); err != nil {
+			t.Errorf("replace %q: %v", scopes, err)
+		}
+		all = append(all, made)
+	}
+	for _, k := range append(all, k) {
+		if err := h.DeleteAPIKey(t.Context(), clerk, k.ID); err != nil {
+			t.Errorf("delete %q: %v", k.Scopes, err)
+		}
+	}
+}
+
+func TestAPIKeyIsLetInThoughItsUseCannotBeNoted(t *testing.T) {
+	h := open(t)
+	_, secret := h.key("orders", issuer.ScopeFeed)
+	h.store.lose = true
+	if _, err := h.Authenticate(t.Context(), secret); err != nil {
+		t.Errorf("got %v, want the key to be let in", err)
+	}
 }
 
 func TestAPIKeyReplacedAtOnce(t *testing.T) {
@@ -257,7 +396,16 @@ func TestAPIKeysRefuse(t *testing.T) {
 		_, _, err := h.ReplaceAPIKey(t.Context(), admin, k.ID, overlap)
 		h.refused(fmt.Sprint("an overlap of ", overlap), err, issuer.CodeInvalid)
 	}
-	_, _, err := h.ReplaceAPIKey(t.Context(), admin, "nothing", 0)
+	h.unchanged("a refused key", before)
+	mighty, _ := h.key("mighty", issuer.ScopeKeys, issuer.ScopeAccounts)
+	before = h.everything()
+	clerk := issuer.Actor{Name: "admin:clerk", Scopes: []issuer.Scope{issuer.ScopeKeys, issuer.ScopeAudit}}
+	_, _, err := h.CreateAPIKey(t.Context(), clerk, "a", []issuer.Scope{issuer.ScopeAudit, issuer.ScopeRevoke})
+	h.refused("a key with a scope that the maker lacks", err, issuer.CodeForbidden)
+	_, _, err = h.ReplaceAPIKey(t.Context(), clerk, mighty.ID, 0)
+	h.refused("the secret of a key with a scope that the maker lacks", err, issuer.CodeForbidden)
+	h.refused("deleting the last key that makes keys", h.DeleteAPIKey(t.Context(), clerk, mighty.ID), issuer.CodeConflict)
+	_, _, err = h.ReplaceAPIKey(t.Context(), admin, "nothing", 0)
 	h.refused("a key that is not there", err, issuer.CodeNotFound)
 	h.unchanged("a refused key", before)
 }

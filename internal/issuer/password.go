@@ -150,39 +150,44 @@ type PasswordChange struct {
 // committed: a crash in between leaves the old one usable. Asking for the same
 // change again, because the answer was lost, completes it.
 func (i *Issuer) ChangePassword(ctx context.Context, r PasswordChange) (Grant, Effect, error) {
-	token, ok := parseRefreshToken(r.Refresh.Token)
-	if !ok {
-		return Grant{}, Effect{}, errGrant
-	}
-	key, err := retryKeyOf(r.Refresh.IdempotencyKey)
+	p, err := r.Refresh.read()
 	if err != nil {
 		return Grant{}, Effect{}, err
 	}
-	a, err := i.ownerOf(ctx, token)
+	g, out, err := i.changePassword(ctx, &p, r)
+	if errors.Is(err, errReuse) {
+		err = i.endReused(ctx, p)
+	}
+	return g, out, explain("account", err)
+}
+
+func (i *Issuer) changePassword(ctx context.Context, p *presented, r PasswordChange) (g Grant, out Effect, err error) {
+	a, err := i.ownerOf(ctx, p)
 	if err != nil {
-		return Grant{}, Effect{}, explain("account", err)
+		return g, out, err
 	}
 	changed, hash, err := i.checkChange(ctx, a, r)
 	if err != nil {
-		return Grant{}, Effect{}, err
+		return g, out, err
 	}
-	var out Effect
 	if !changed {
-		if out, err = i.replacePassword(ctx, a, hash, token, key, r.Refresh.Address); err != nil {
-			return Grant{}, Effect{}, explain("account", err)
+		if out, err = i.replacePassword(ctx, *p, a, hash); err != nil {
+			return g, out, err
 		}
 	}
-	g, err := i.Refresh(ctx, r.Refresh)
+	g, err = i.issue(ctx, func(tx Tx) (draft, error) { return i.rotate(tx, *p) })
+	if err != nil && !errors.Is(err, errReuse) {
+		err = explainAfter("the password was changed and no tokens were issued", "session", err)
+	}
 	return g, out, err
 }
 
-// ownerOf returns the account of a token whose MAC is good.
-func (i *Issuer) ownerOf(ctx context.Context, token refreshToken) (a Account, err error) {
+// ownerOf returns the account of a token that deserves a successor, and notes
+// when it was judged.
+func (i *Issuer) ownerOf(ctx context.Context, p *presented) (a Account, err error) {
 	err = i.store.View(ctx, func(rd Reader) error {
-		s, err := rd.Session(token.session)
-		if errors.Is(err, ErrNotFound) || err == nil && i.judge(s, token, [32]byte{}, rd.Now()) == forged {
-			return errGrant
-		}
+		p.at = rd.Now()
+		s, _, err := i.admit(rd, *p)
 		if err != nil {
 			return err
 		}
@@ -219,13 +224,10 @@ func (i *Issuer) checkChange(ctx context.Context, a Account, r PasswordChange) (
 	return false, hash, err
 }
 
-func (i *Issuer) replacePassword(ctx context.Context, checked Account, hash string, token refreshToken, key [32]byte, address string) (Effect, error) {
-	var verdict verdict
-	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
-		s, err := tx.Session(token.session)
-		if errors.Is(err, ErrNotFound) {
-			return errGrant
-		}
+// replacePassword puts the new hash in place of the one that was checked.
+func (i *Issuer) replacePassword(ctx context.Context, p presented, checked Account, hash string) (Effect, error) {
+	return i.update(ctx, false, func(tx Tx, out *Effect) error {
+		s, _, err := i.admit(tx, p)
 		if err != nil {
 			return err
 		}
@@ -233,27 +235,15 @@ func (i *Issuer) replacePassword(ctx context.Context, checked Account, hash stri
 		if err != nil {
 			return err
 		}
-		verdict = i.judge(s, token, key, tx.Now())
-		t := Target{Subject: a.Subject, Session: s.ID}
-		switch {
-		case verdict == reuse:
-			t.Reason = "a refresh token was used again"
-			return i.apply(tx, RefreshReused, Actor{Name: system.Name, Address: address}, t, out)
-		case verdict != rotate && verdict != repeat:
-			return errGrant
-		case a.Password != checked.Password || a.Deactivated:
+		if a.Password != checked.Password || a.Deactivated {
 			return refuse(CodeConflict, "the account was changed meanwhile; try again")
 		}
 		a.Password, a.Changed = hash, tx.Now()
 		if err := tx.PutAccount(a); err != nil {
 			return err
 		}
-		return i.apply(tx, PasswordChanged, User(address), t, out)
+		return i.apply(tx, PasswordChanged, User(p.address), Target{Subject: a.Subject, Session: s.ID}, out)
 	})
-	if err == nil && verdict == reuse {
-		err = errGrant
-	}
-	return out, err
 }
 
 // SetPassword sets a subject's password for it and ends all that it has.

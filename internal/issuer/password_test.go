@@ -3,6 +3,7 @@ package issuer_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
@@ -130,6 +131,66 @@ func TestPasswordChange(t *testing.T) {
 			t.Errorf("login with the old password: %v", err)
 		}
 	}))
+}
+
+// slow makes each transaction of a call begin so much later.
+func (h *house) slow(d time.Duration) {
+	wait := func() { time.Sleep(d) }
+	h.store.updating, h.store.issuing = wait, wait
+}
+
+func TestP10PasswordChangeJudgesItsTokenOnce(t *testing.T) {
+	bubble(func(t *testing.T) {
+		c := newChanging(t)
+		tab := c.mustRefresh(c.here.RefreshToken, "")
+		time.Sleep(10*time.Second - time.Millisecond)
+		c.slow(time.Second)
+		g, _, err := c.ChangePassword(c.ctx(), issuer.PasswordChange{
+			Refresh: issuer.RefreshRequest{Token: c.here.RefreshToken}, Old: password, New: newPassword,
+		})
+		if err != nil || g.RefreshToken != tab.RefreshToken {
+			t.Fatalf("presented at the end of the window: %v, want the other tab's successor", err)
+		}
+		c.slow(0)
+		c.changed(g)
+	})(t)
+}
+
+func TestP10ReuseIsFoundThoughTheOldPasswordIsWrong(t *testing.T) {
+	c := newChanging(t)
+	c.mustRefresh(c.here.RefreshToken, "")
+	_, _, err := c.change(c.older, "wrong "+password, newPassword)
+	c.refused("change", err, issuer.CodeGrant)
+	if _, found := c.row(c.here.Session); found {
+		t.Error("the session is still there")
+	}
+	c.lives("this session's", c.here.AccessToken, false)
+	c.lives("another session's", c.others[0].AccessToken, true)
+}
+
+func TestErrorsSayWhatStands(t *testing.T) {
+	c := newChanging(t)
+	c.store.failIssue = errDisk
+	_, _, err := c.change(c.here.RefreshToken, password, newPassword)
+	c.refused("change", err, issuer.CodeUnavailable)
+	if err == nil || !strings.Contains(err.Error(), "the password was changed") || strings.Contains(err.Error(), "nothing") {
+		t.Errorf("got %v, want it to say what was changed", err)
+	}
+
+	h := open(t, func(c *issuer.Config) { c.MaxSessions = 1 })
+	h.session(subject)
+	h.store.updating = func() { h.store.failIssue = errDisk } // once room was made
+	_, err = h.OpenSession(t.Context(), admin, subject, issuer.Device{})
+	h.refused("login", err, issuer.CodeUnavailable)
+	if err == nil || !strings.Contains(err.Error(), "another session was ended") || strings.Contains(err.Error(), "nothing") {
+		t.Errorf("got %v, want it to say what was changed", err)
+	}
+
+	h.store.failIssue = errDisk
+	_, err = h.OpenSession(t.Context(), admin, subject, issuer.Device{})
+	if err == nil || !strings.Contains(err.Error(), "nothing changed") {
+		t.Errorf("got %v, want it to say that nothing changed", err)
+	}
 }
 
 func TestPasswordChangeRefuses(t *testing.T) {

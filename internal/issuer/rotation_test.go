@@ -196,7 +196,7 @@ func TestP10OneLineage(t *testing.T) {
 		c := h.mustRefresh(h.mustRefresh(a.RefreshToken, "").RefreshToken, "")
 		h.store.lose = true
 		_, err := h.refresh(a.RefreshToken, "")
-		h.refused("replay", err, issuer.CodeUnavailable)
+		h.refused("replay", err, issuer.CodeOutcomeUnknown)
 		h.store.lose = false
 		h.restart()
 		_, err = h.refresh(a.RefreshToken, "")

@@ -109,7 +109,7 @@ type Reader interface {
 	// History returns revocations after a position, pruned ones too, in order.
 	History(after uint64, limit int) ([]Revocation, error)
 
-	SigningKeys() ([]SigningKey, error)       // in the order of Created
+	SigningKeys() ([]SigningKey, error)       // in the order of Created, to the millisecond
 	APIKey(id string) (APIKey, error)         // ErrNotFound
 	APIKeys() ([]APIKey, error)               // in the order of Created
 	Audit(q AuditQuery) ([]AuditEntry, error) // newest first
@@ -149,8 +149,8 @@ type Tx interface {
 
 // Match selects sessions by a claim that their tokens carry: "sub", "sid",
 // "client_id", or one of the account's document, whose string, number or
-// boolean, or a member of whose array, is Value by [CanonicalValue]. The zero
-// Match selects every session.
+// boolean, or a member of whose array, is Value in the text by which
+// [Account.ClaimValues] names it. The zero Match selects every session.
 type Match struct{ Claim, Value string }
 
 // Account is a subject: somebody, or something, that sessions are opened for.

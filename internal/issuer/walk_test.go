@@ -387,7 +387,7 @@ func (w *walk) withdraw() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	kid := keys[len(keys)-1].ID
+	kid := keys[slices.IndexFunc(keys, func(k issuer.SigningKey) bool { return !k.Withdrawn })+w.IntN(2)].ID
 	w.try("withdrawal of the key", func(dry bool) (issuer.Effect, error) {
 		return w.Revoke(w.ctx(), admin, issuer.RevokeRequest{Claim: "kid", Value: kid, DryRun: dry})
 	}, nil, func(t *token) bool { return t.kid == kid })

@@ -50,8 +50,9 @@ func (c *conn) begin(form string) error {
 
 func (c *conn) commit() error { return c.control("COMMIT") }
 
-// rollback ends the transaction, if one is open still.
-func (c *conn) rollback() { _ = c.control("ROLLBACK") }
+// rollback ends the transaction. A connection that fails to has perhaps one
+// open still, or has ended it by itself; it is of no more use.
+func (c *conn) rollback() error { return c.control("ROLLBACK") }
 
 // control runs a statement that steers transactions.
 func (c *conn) control(query string) error {

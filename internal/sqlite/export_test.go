@@ -50,3 +50,12 @@ func FillDisk(in issuer.Tx) error {
 	_, err := in.(*tx).c.exec(`PRAGMA max_page_count = 1`)
 	return err
 }
+
+// BreakRollback has the view that in reads fail to end its transaction.
+func BreakRollback(in issuer.Reader) error {
+	s, err := in.(*reader).c.prepare("ROLLBACK")
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}

@@ -53,7 +53,7 @@ type Store struct {
 	log     *slog.Logger
 	file    file
 	queue   chan *op
-	readers chan *conn
+	readers chan *conn // nil: one that failed, to be opened anew
 	changed chan struct{}
 	written chan struct{} // closed when the writer has ended
 
@@ -127,12 +127,15 @@ func (s *Store) Close() error {
 	}
 	close(s.queue)
 	<-s.written
-	for range maxReaders - 1 {
-		(<-s.readers).close()
+	for n := range maxReaders {
+		c := <-s.readers
+		if n == maxReaders-1 {
+			close(s.readers)
+		}
+		if c != nil {
+			c.close()
+		}
 	}
-	last := <-s.readers
-	close(s.readers)
-	last.close()
 	return s.disconnect()
 }
 
@@ -157,6 +160,18 @@ func (s *Store) View(ctx context.Context, fn func(issuer.Reader) error) error {
 			return errClosed
 		}
 		defer func() { s.readers <- c }()
+		if c == nil {
+			var err error
+			if c, err = connect(ctx, s.file.readers); err != nil {
+				return err
+			}
+		}
+		defer func() {
+			if c.rollback() != nil {
+				c.close()
+				c = nil
+			}
+		}()
 		return view(c, fn)
 	}
 }
@@ -165,7 +180,6 @@ func view(c *conn, fn func(issuer.Reader) error) error {
 	if err := c.begin("BEGIN"); err != nil {
 		return fmt.Errorf("begin view: %w", err)
 	}
-	defer c.rollback()
 	err := fn(&reader{c: c, now: clock()})
 	return cmp.Or(err, c.failed)
 }

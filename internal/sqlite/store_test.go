@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -134,6 +136,67 @@ func TestAFunctionThatEndsItsGoroutine(t *testing.T) {
 	}
 	if _, err := s.Update(t.Context(), revoke); err != nil {
 		t.Errorf("the next: got %v, want success", err)
+	}
+}
+
+// One function breaks the database transaction of its group, another ends the
+// writer's goroutine when the group is run again: each caller is answered once.
+func TestAFunctionThatEndsItsGoroutineInABrokenGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, ":memory:")
+		leave := make(chan struct{})
+		var g sync.WaitGroup
+		var failed atomic.Int32
+		put := func(fn func(issuer.Tx) error) {
+			g.Go(func() {
+				if _, err := s.Update(t.Context(), fn); err != nil {
+					failed.Add(1)
+				}
+			})
+			synctest.Wait() // for its place in the queue
+		}
+		put(func(issuer.Tx) error { <-leave; return nil })
+		put(func(tx issuer.Tx) error {
+			if err := errors.Join(revoke(tx), sqlite.FillDisk(tx)); err != nil {
+				return err
+			}
+			return tx.AppendAudit(issuer.AuditEntry{Time: tx.Now(), Reason: strings.Repeat("x", 1<<20)})
+		})
+		put(func(issuer.Tx) error { runtime.Goexit(); return nil })
+		put(revoke)
+		close(leave)
+		g.Wait()
+		if got := failed.Load(); got != 3 {
+			t.Errorf("%d callers were told of a failure, want the two that failed and the one beside them", got)
+		}
+		if c, err := s.Update(t.Context(), revoke); err != nil || c.First != 1 {
+			t.Errorf("the next: got %+v, %v, want position 1", c, err)
+		}
+	})
+}
+
+// A reader's connection that cannot end its transaction must not be read from
+// again: it would show the past for ever, or nothing.
+func TestAReaderThatFailsIsReplaced(t *testing.T) {
+	s := open(t, ":memory:")
+	if err := s.View(t.Context(), sqlite.BreakRollback); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Update(t.Context(), revoke)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 8 { // more than there are readers
+		err := s.View(t.Context(), func(r issuer.Reader) error {
+			l, err := r.Log()
+			if err == nil && l.Head != c.Head {
+				t.Errorf("a view shows the head %+v, want %+v", l.Head, c.Head)
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("a view after one that could not end: %v", err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,11 +16,12 @@ import (
 
 // op is one transaction that waits for the writer.
 type op struct {
-	fn     func(*tx) error
-	taken  atomic.Bool // by the writer, or by a caller who gave up
-	commit issuer.Commit
-	err    error
-	done   chan struct{} // closed when commit and err are set
+	fn       func(*tx) error
+	taken    atomic.Bool // by the writer, or by a caller who gave up
+	commit   issuer.Commit
+	err      error
+	done     chan struct{} // closed when commit and err are set
+	answered bool          // the writer's own: done is closed
 }
 
 // ledger is what the writer knows of the log without reading it. Its slices
@@ -125,7 +127,7 @@ func (s *Store) run(group []*op) {
 		switch {
 		case broken >= 0: // and with it the transaction, for the others too
 			answer(group[broken:broken+1], err)
-			group = append(group[:broken], group[broken+1:]...)
+			group = slices.Concat(group[:broken], group[broken+1:]) // serve's own stays whole
 			continue
 		case err == nil:
 			s.told(time.Since(began), len(group))
@@ -168,7 +170,9 @@ func (s *Store) apply(group []*op) (broken int, err error) {
 		}
 	}
 	if !s.writer.wrote {
-		s.writer.rollback()
+		if s.writer.rollback() != nil {
+			s.discard()
+		}
 		return -1, nil
 	}
 	if err := s.state.save(s.writer); err != nil {
@@ -239,7 +243,7 @@ func (s *Store) outcome(cause error) (stands bool, err error) {
 // open. The next group starts from what the file says.
 func (s *Store) discard() {
 	if s.writer != nil {
-		s.writer.rollback()
+		_ = s.writer.rollback()
 		s.writer.close()
 		s.writer = nil
 	}
@@ -275,13 +279,18 @@ func (s *Store) tell() {
 	}
 }
 
-// answer lets the callers go on. Err, where there is one, is everybody's: no
-// function's own result counts when it rests on what was not committed.
+// answer lets the callers go on that still wait. Err, where there is one, is
+// everybody's: no function's own result counts when it rests on what was not
+// committed.
 func answer(group []*op, err error) {
 	for _, o := range group {
+		if o.answered {
+			continue
+		}
 		if err != nil {
 			o.err = err
 		}
+		o.answered = true
 		close(o.done)
 	}
 }
