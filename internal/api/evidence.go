@@ -215,7 +215,6 @@ func (a *API) feed(c *call) error {
 	if err != nil {
 		return err
 	}
-	c.actor.Name = "verifier:" + c.key.Name
 	r := c.r
 	if c.address.IsValid() {
 		r = r.WithContext(r.Context())
