@@ -57,6 +57,7 @@ func TestNotReadyWhileTheFeedStandsStill(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				tokens := w.session("u_1")
+				synctest.Wait() // no reading is under way
 				w.source.before.Store(&before)
 				must(w.public.Logout(t.Context(), tokens.RefreshToken))(t)
 				refused(t, "readiness", w.public.Ready(t.Context()), 503, client.CodeNotReady)
