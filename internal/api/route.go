@@ -296,6 +296,9 @@ func (a *API) authenticateKey(c *call) error {
 		return err
 	}
 	c.actor.Name, c.actor.Scopes = "admin:"+c.key.Name, c.key.Scopes
+	if slices.Contains(c.key.Scopes, issuer.ScopeFeed) {
+		c.actor.Name = "verifier:" + c.key.Name
+	}
 	if !slices.Contains(c.key.Scopes, c.route.scope) {
 		return refuseScope(c.route.scope)
 	}
