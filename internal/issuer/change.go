@@ -17,6 +17,8 @@ type Target struct {
 	End     bool   // whether sessions that match a revocation by claim end too
 	Reason  string // for the log and the audit; at most 256 characters
 	DryRun  bool   // answer what would happen, and change nothing
+
+	unused bool // the signing key that is withdrawn has signed nothing
 }
 
 // Effect is what a change did, or would do.
@@ -152,7 +154,7 @@ func (i *Issuer) end(tx Tx, e Event, t Target, out *Effect) (err error) {
 	case e.Ends == Others && e.Claim == "sid":
 		out.Sessions, out.Tokens, err = tx.EndSessions(Match{"sub", t.Subject}, t.Session, now)
 		return err
-	case e.Claim == "":
+	case e.Claim == "" || t.unused:
 		return nil
 	}
 	reached, known := i.holders(e, t)

@@ -161,6 +161,12 @@ func (i *Issuer) withdraw(ctx context.Context, by Actor, t Target) (Effect, erro
 		if out.Event = KeyCompromised.Name; key.Withdrawn {
 			return nil // its tokens are dead already
 		}
+		current, err := currentKey(tx)
+		if err != nil {
+			return err
+		}
+		target := t // fn may run again
+		target.unused = key.Retired.IsZero() && key.ID != current.ID
 		key.Withdrawn, key.Sealed = true, nil
 		setDefault(&key.Retired, key.Retired.IsZero(), tx.Now())
 		if err := tx.PutSigningKey(key); err != nil {
@@ -169,7 +175,7 @@ func (i *Issuer) withdraw(ctx context.Context, by Actor, t Target) (Effect, erro
 		if err := i.replenish(tx); err != nil {
 			return err
 		}
-		return i.apply(tx, KeyCompromised, by, t, out)
+		return i.apply(tx, KeyCompromised, by, target, out)
 	})
 	return out, explain("signing key", err)
 }
