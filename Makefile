@@ -30,7 +30,7 @@ fmt: $(GOFUMPT) ## format every file
 bench: ## the figures that matter, beside their floors and peers, in one run
 	cd bench && $(GO) run .
 
-soak: ## the tests with more time and more seeds (about 15 minutes); writes docs/soak.txt
+soak: ## the tests with more time and more seeds (about 20 minutes); writes docs/soak.txt
 	@{ echo "make soak, $$(date -u +%F), $$($(GO) version), $$(nproc) cores"; echo; \
 	QUASH_SOAK=1 $(GO) test -v -race -count=1 -timeout 2h ./... || echo FAIL; \
 	$(GO) test ./internal/jws -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 1m || echo FAIL; \
