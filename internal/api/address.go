@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/internal/issuer"
 )
 
 // addressOf returns where a request comes from. X-Forwarded-For is read from
@@ -37,7 +38,7 @@ func (a *API) trusts(address netip.Addr) bool {
 
 // admit counts a request against the limit of its address.
 func (a *API) admit(ctx context.Context, address netip.Addr) error {
-	limited, result, err := a.limit.RateLimitCtx(ctx, place(address), 1)
+	limited, result, err := a.limit.RateLimitCtx(ctx, issuer.Place(address.String()), 1)
 	if err != nil {
 		return fmt.Errorf("limit requests: %w", err)
 	}
@@ -45,14 +46,4 @@ func (a *API) admit(ctx context.Context, address netip.Addr) error {
 		return &refusal{code: client.CodeLimited, detail: "too many requests from this address; slow down", retry: max(result.RetryAfter, time.Second)}
 	}
 	return nil
-}
-
-// place is what is limited as one: whoever has one IPv6 address has its /64.
-func place(address netip.Addr) string {
-	if address.Is6() {
-		if prefix, err := address.Prefix(64); err == nil {
-			return prefix.String()
-		}
-	}
-	return address.String()
 }

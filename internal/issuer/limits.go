@@ -46,7 +46,7 @@ func (l *limits) login(ctx context.Context, account, address string) error {
 	for _, by := range []struct {
 		limiter *throttled.GCRARateLimiterCtx
 		key     string
-	}{{l.address, place(address)}, {l.account, account}} {
+	}{{l.address, Place(address)}, {l.account, account}} {
 		if by.key == "" {
 			continue
 		}
@@ -61,8 +61,8 @@ func (l *limits) login(ctx context.Context, account, address string) error {
 	return nil
 }
 
-// place is what is limited as one: whoever has one IPv6 address has its /64.
-func place(address string) string {
+// Place returns what of an address is limited as one: whoever has one IPv6 address has its /64.
+func Place(address string) string {
 	at, err := netip.ParseAddr(address)
 	if err != nil || !at.Is6() || at.Is4In6() {
 		return address
