@@ -6,13 +6,13 @@
 // says what kind it is, then its body. Integers are big-endian.
 //
 //	to the verifier                                to the node
-//	hello     1  JSON Hello                        ping  16  applied (8) stamp (8)
-//	claims    2  JSON array of claim names
+//	hello     1  JSON Hello                        ping     16  applied (8) stamp (8) routes (2) tolerance (4)
+//	claims    2  JSON array of claim names         goodbye  17
 //	keys      3  JSON Web Key Set
 //	records   4  position (8) digest (32) record*
 //	snapshot  5  record*
 //	mark      6  position (8) digest (32)
-//	pong      7  position (8) digest (32) stamp (8) clock (8)
+//	pong      7  position (8) digest (32) stamp (8) clock (8) grant (4)
 //	bye       8  JSON Bye
 //
 // A connection begins with hello. If the node sends a snapshot, its parts come
@@ -27,6 +27,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/quashdev/quash/internal/revset"
 )
@@ -59,6 +60,7 @@ const (
 	KindPong     Kind = 7
 	KindBye      Kind = 8
 	KindPing     Kind = 16
+	KindGoodbye  Kind = 17
 )
 
 // Limits of what is accepted, in bytes and records.
@@ -80,6 +82,7 @@ type Hello struct {
 	Claims      []string        `json:"claims"`       // claim names that any record names
 	Keys        json.RawMessage `json:"keys"`         // JSON Web Key Set
 	MaxLifetime int64           `json:"max_lifetime"` // seconds; a token whose exp is further off is refused
+	Lease       int64           `json:"lease"`        // milliseconds; see [Lease]
 	Resumes     bool            `json:"resumes"`      // records follow the verifier's position; else a snapshot comes
 	Reason      string          `json:"reason,omitempty"`
 }
@@ -135,15 +138,20 @@ type Mark struct {
 
 // Pong answers one ping.
 type Pong struct {
-	Mark         // what was sent on this connection before the pong
-	Stamp uint64 // the ping's
-	Clock int64  // the node's wall clock, Unix milliseconds
+	Mark                // what was sent on this connection before the pong
+	Stamp uint64        // the ping's
+	Clock int64         // the node's wall clock, Unix milliseconds
+	Grant time.Duration // how long after the ping was sent the verifier may rely on its set; 0: no longer than before
 }
 
 // Ping acknowledges every record up to Applied.
 type Ping struct {
 	Applied uint64 // 0 from a hello that does not resume until its mark is applied
 	Stamp   uint64 // returned by the pong; the verifier's to choose
+	// Routes is how many routes of the verifier accept tokens while it is
+	// stale, and Tolerance for how long at most; both 0 where none does.
+	Routes    uint16
+	Tolerance time.Duration
 }
 
 // AppendRecord appends r in its RecordSize octets.
@@ -188,18 +196,25 @@ func AppendSnapshot(b []byte, records []revset.Record) []byte {
 // AppendMark appends the message that ends a snapshot.
 func AppendMark(b []byte, m Mark) []byte { return appendMark(append(b, byte(KindMark)), m) }
 
-// AppendPong appends a pong.
+// AppendPong appends a pong. Its grant is in whole milliseconds, rounded down.
 func AppendPong(b []byte, p Pong) []byte {
 	b = appendMark(append(b, byte(KindPong)), p.Mark)
 	b = binary.BigEndian.AppendUint64(b, p.Stamp)
-	return binary.BigEndian.AppendUint64(b, uint64(p.Clock))
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Clock))
+	return binary.BigEndian.AppendUint32(b, uint32(max(p.Grant, 0)/time.Millisecond))
 }
 
-// AppendPing appends a ping.
+// AppendPing appends a ping. Its tolerance is in whole seconds, rounded up.
 func AppendPing(b []byte, p Ping) []byte {
 	b = binary.BigEndian.AppendUint64(append(b, byte(KindPing)), p.Applied)
-	return binary.BigEndian.AppendUint64(b, p.Stamp)
+	b = binary.BigEndian.AppendUint64(b, p.Stamp)
+	b = binary.BigEndian.AppendUint16(b, p.Routes)
+	return binary.BigEndian.AppendUint32(b, uint32((p.Tolerance+time.Second-1)/time.Second))
 }
+
+// AppendGoodbye appends a goodbye: the verifier relies no longer on what it was
+// granted on this connection.
+func AppendGoodbye(b []byte) []byte { return append(b, byte(KindGoodbye)) }
 
 // AppendJSON appends a hello, claims, keys or bye, whose body is v in JSON.
 func AppendJSON(b []byte, k Kind, v any) ([]byte, error) {
@@ -277,22 +292,36 @@ func DecodeMark(body []byte) (Mark, error) {
 
 // DecodePong reads the body of a pong.
 func DecodePong(body []byte) (Pong, error) {
-	if len(body) != markSize+16 {
+	if len(body) != markSize+20 {
 		return Pong{}, fmt.Errorf("%w: pong of %d octets", ErrFormat, len(body))
 	}
 	return Pong{
 		Mark:  decodeMark(body),
 		Stamp: binary.BigEndian.Uint64(body[markSize:]),
 		Clock: int64(binary.BigEndian.Uint64(body[markSize+8:])),
+		Grant: time.Duration(binary.BigEndian.Uint32(body[markSize+16:])) * time.Millisecond,
 	}, nil
 }
 
 // DecodePing reads the body of a ping.
 func DecodePing(body []byte) (Ping, error) {
-	if len(body) != 16 {
+	if len(body) != 22 {
 		return Ping{}, fmt.Errorf("%w: ping of %d octets", ErrFormat, len(body))
 	}
-	return Ping{Applied: binary.BigEndian.Uint64(body), Stamp: binary.BigEndian.Uint64(body[8:])}, nil
+	return Ping{
+		Applied:   binary.BigEndian.Uint64(body),
+		Stamp:     binary.BigEndian.Uint64(body[8:]),
+		Routes:    binary.BigEndian.Uint16(body[16:]),
+		Tolerance: time.Duration(binary.BigEndian.Uint32(body[18:])) * time.Second,
+	}, nil
+}
+
+// DecodeGoodbye reads the body of a goodbye, which is empty.
+func DecodeGoodbye(body []byte) error {
+	if len(body) != 0 {
+		return fmt.Errorf("%w: goodbye with %d octets", ErrFormat, len(body))
+	}
+	return nil
 }
 
 func decodeMark(b []byte) Mark {
