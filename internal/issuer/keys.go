@@ -194,33 +194,28 @@ func (i *Issuer) SigningKeys(ctx context.Context) (keys []SigningKey, err error)
 func (i *Issuer) PublicKeys(ctx context.Context) (*jws.KeySet, error) {
 	var set *jws.KeySet
 	err := i.store.View(ctx, func(rd Reader) (err error) {
-		set, err = Published(rd)
+		keys, err := rd.SigningKeys()
+		if err != nil {
+			return err
+		}
+		log, err := rd.Log()
+		if err != nil {
+			return err
+		}
+		set, err = Published(keys, log.MaxLifetime, rd.Now())
 		return err
 	})
 	return set, explain("signing key", err)
 }
 
-// Published returns the keys that live tokens may be signed with: those that
-// sign, and those that stopped no longer ago than a token lives.
-func Published(rd interface {
-	Now() time.Time
-	Log() (Log, error)
-	SigningKeys() ([]SigningKey, error)
-},
-) (*jws.KeySet, error) {
-	keys, err := rd.SigningKeys()
-	if err != nil {
-		return nil, err
-	}
-	log, err := rd.Log()
-	if err != nil {
-		return nil, err
-	}
+// Published returns those of the keys that live tokens may be signed with: those
+// that sign, and those that stopped no longer ago than a token lives.
+func Published(keys []SigningKey, maxLifetime time.Duration, now time.Time) (*jws.KeySet, error) {
 	published := struct {
 		Keys []json.RawMessage `json:"keys"`
 	}{[]json.RawMessage{}}
 	for _, k := range keys {
-		if !k.Withdrawn && (k.Retired.IsZero() || rd.Now().Before(k.Retired.Add(log.MaxLifetime+forgetMargin))) {
+		if !k.Withdrawn && (k.Retired.IsZero() || now.Before(k.Retired.Add(maxLifetime+forgetMargin))) {
 			published.Keys = append(published.Keys, k.Public)
 		}
 	}

@@ -55,6 +55,12 @@ type Store interface {
 	// which MUST be dense, to every View and Issue alike.
 	Update(ctx context.Context, fn func(Tx) error) (Commit, error)
 
+	// Tail returns the log as it stands, and at most limit records after a
+	// mark, all of one snapshot that has every commit that ended before the
+	// call began. It is what nodes call after each commit, so it is made to
+	// cost as little as the store can make it.
+	Tail(ctx context.Context, after feed.Mark, limit int) (Tail, error)
+
 	// Changed receives after commits that changed the log, the claim names or
 	// the signing keys. It is a hint for one reader: several commits may make
 	// one value, and a value may come for none.
@@ -113,6 +119,14 @@ type Reader interface {
 	APIKey(id string) (APIKey, error)         // ErrNotFound
 	APIKeys() ([]APIKey, error)               // in the order of Created
 	Audit(q AuditQuery) ([]AuditEntry, error) // newest first
+
+	Nodes() ([]Node, error) // in the order of their ids
+	// Confirmations returns the evidence that covers a position, at most one
+	// of each node, in the order of their ids.
+	Confirmations(position uint64) ([]Confirmation, error)
+	// Verifiers returns those of a node that have one of the numbers, in the
+	// order of their numbers.
+	Verifiers(node string, numbers []uint32) ([]Verifier, error)
 }
 
 // Tx reads and writes rows. Its reads see its writes.
@@ -145,7 +159,89 @@ type Tx interface {
 	// Position to that of the last revocation that the transaction appended
 	// before it, 0 where there was none.
 	AppendAudit(AuditEntry) error
+
+	PutNode(Node) error         // inserts or replaces by ID
+	DeleteNode(id string) error // ErrNotFound
+	// PutVerifier and PutConfirmation insert evidence. Of a node's, no two
+	// verifiers have one number, and no two confirmations one position; what
+	// is there already stays.
+	PutVerifier(Verifier) error
+	PutConfirmation(Confirmation) error
 }
+
+// Tail is what a node has to know after a commit. Its slices are shared: they
+// must not be changed.
+type Tail struct {
+	Log         Log
+	SigningKeys []SigningKey // all, in the order of Reader.SigningKeys
+	Nodes       []Node       // all, in the order of Reader.Nodes
+	// At is what the log has at the position of the mark asked for: the same
+	// mark, where the log is its continuation. Where the position is below
+	// Log.Pruned or above Log.Head, At is zero and there are no records.
+	At      feed.Mark
+	Records []revset.Record // after At, dense
+	Mark    feed.Mark       // of the last record; At where there are none
+}
+
+// Node is the row of one running server process, by which the others know what
+// leases it may have granted. One that crashed leaves it behind, and so does one
+// that ended in order while somebody held its leases.
+type Node struct {
+	ID      string        // random, of the process
+	Counter uint64        // rises with each renewal
+	Floor   uint64        // it and every holder of one of its leases has applied the log up to here
+	Lease   time.Duration // that it grants
+	Started time.Time
+	Owed    string // who held its leases when it ended in order, as it wrote it down; empty before
+}
+
+// Verifier is what a node came to know of a verifier's process, for the
+// evidence.
+type Verifier struct {
+	Node    string // ID of the node
+	Number  uint32 // given by the node, to name the verifier in its Confirmations
+	Process string // random id of the verifier
+	Name    string // what people call it
+	Key     string // id of the API key that it presented
+	Address string // where it connected from
+	Since   time.Time
+}
+
+// Confirmation is the evidence of one node for the records from First to Last,
+// which it sent together: when each of the verifiers that held its leases
+// confirmed the last of them, or how else it stopped accepting what they kill.
+type Confirmation struct {
+	Node        string
+	First, Last uint64
+	Began       time.Time     // when the node had read the records, by its clock
+	Took        time.Duration // from then until nobody was left to wait for
+	Confirmed   int           // verifiers that confirmed
+	Lost        int           // verifiers whose lease ended instead
+	Left        int           // verifiers that said goodbye instead
+	// Outcomes has one for each verifier, the slowest first, but at most
+	// MaxOutcomes of them.
+	Outcomes []Outcome
+}
+
+// MaxOutcomes bounds the evidence by verifier that is kept of one confirmation.
+const MaxOutcomes = 2000
+
+// Outcome says how it ended with one verifier.
+type Outcome struct {
+	Verifier uint32 // its Number
+	End      End
+	After    time.Duration // since Began, to the microsecond
+}
+
+// End is how a verifier stopped accepting what a revocation kills.
+type End uint8
+
+// The ends.
+const (
+	Confirmed End = iota + 1 // it said that it had applied the records
+	Lost                     // its lease ended, with its margin
+	Left                     // it said goodbye: it accepts nothing any more
+)
 
 // Match selects sessions by a claim that their tokens carry: "sub", "sid",
 // "client_id", or one of the account's document, whose string, number or
@@ -304,5 +400,8 @@ type AuditQuery struct {
 	Before  uint64 // ids below
 	Subject string
 	Event   string
-	Limit   int
+	// Position selects what was noted of the revocation there: the entries
+	// with the lowest Position at or above it.
+	Position uint64
+	Limit    int
 }

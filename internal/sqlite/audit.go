@@ -23,6 +23,10 @@ func (r *reader) Audit(q issuer.AuditQuery) ([]issuer.AuditEntry, error) {
 	if q.Event != "" {
 		query, args = query+` AND event = ?`, append(args, q.Event)
 	}
+	if q.Position != 0 {
+		query += ` AND position = (SELECT min(position) FROM audit WHERE position > 0 AND position >= ?)`
+		args = append(args, int64(q.Position))
+	}
 	return all(r.c, scanAuditEntry,
 		`SELECT id, time, event, actor, address, subject, session, position, reason, detail FROM audit `+query+` ORDER BY id DESC LIMIT ?`,
 		append(args, limit)...)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 )
 
@@ -53,6 +54,60 @@ func BenchmarkRefresh(b *testing.B) {
 					b.Error(err)
 				}
 			})
+		})
+	}
+}
+
+// BenchmarkTail measures what a node does after a commit that it is told of.
+func BenchmarkTail(b *testing.B) {
+	s := open(b, ":memory:")
+	for range 100 {
+		if _, err := s.Update(b.Context(), revoke); err != nil {
+			b.Fatal(err)
+		}
+	}
+	tail, err := s.Tail(b.Context(), feed.Mark{}, 99)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, err := s.Tail(b.Context(), tail.Mark, 100); err != nil || len(got.Records) != 1 {
+			b.Fatal(got, err)
+		}
+	}
+}
+
+// BenchmarkConfirmations looks for the evidence of one revocation among a
+// hundred thousand, of as many processes of the server as it was started.
+func BenchmarkConfirmations(b *testing.B) {
+	const positions = 100_000
+	for _, nodes := range []int{1, 100} {
+		b.Run(fmt.Sprint("nodes=", nodes), func(b *testing.B) {
+			s := open(b, ":memory:")
+			if _, err := s.Update(b.Context(), func(tx issuer.Tx) error {
+				for p := range positions {
+					c := issuer.Confirmation{Node: fmt.Sprint("node", p*nodes/positions), First: uint64(p + 1), Last: uint64(p + 1), Outcomes: make([]issuer.Outcome, 3)}
+					if err := tx.PutConfirmation(c); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				b.Fatal(err)
+			}
+			b.ResetTimer()
+			for n := range b.N {
+				if err := s.View(b.Context(), func(r issuer.Reader) error {
+					got, err := r.Confirmations(uint64(n*7919%positions + 1))
+					if len(got) != 1 {
+						b.Errorf("got %d confirmations, want 1", len(got))
+					}
+					return err
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }

@@ -59,3 +59,10 @@ func BreakRollback(in issuer.Reader) error {
 	}
 	return s.Close()
 }
+
+// MaxRecent is how many records are kept in memory for Tail, and up to twice as
+// many.
+const MaxRecent = maxRecent
+
+// InMemoryFrom returns the first position after which Tail reads no file.
+func InMemoryFrom(s *Store) uint64 { return s.published.Load().recent.before.Position }

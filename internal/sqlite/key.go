@@ -25,6 +25,9 @@ func (t *tx) PutSigningKey(k issuer.SigningKey) error {
 		ON CONFLICT (id) DO UPDATE SET algorithm = excluded.algorithm, public = excluded.public, sealed = excluded.sealed,
 			created = excluded.created, retired = excluded.retired, withdrawn = excluded.withdrawn`,
 		k.ID, k.Algorithm, blob(k.Public), blob(k.Sealed), stamp(k.Created), stamp(k.Retired), k.Withdrawn)
+	if err == nil {
+		t.ledger.keys, err = t.SigningKeys()
+	}
 	if err != nil {
 		return fmt.Errorf("put signing key: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/quashdev/quash/internal/revset"
 )
 
+// loadLedger reads the part of the ledger that is the log's own.
 func loadLedger(c *conn) (ledger, error) {
 	l, err := one(c, scanLedger,
 		`SELECT log_id, epoch, hash_secret, head, digest, pruned, pruned_digest, max_lifetime, group_id FROM meta`)
@@ -20,6 +21,18 @@ func loadLedger(c *conn) (ledger, error) {
 	}
 	l.log.Claims, err = all(c, text, `SELECT name FROM claim_name ORDER BY name`)
 	return l, err
+}
+
+// complete reads the rest of the ledger. It has no record: those from before
+// are read where they are asked for.
+func (l *ledger) complete(c *conn) (err error) {
+	r := reader{c: c}
+	if l.keys, err = r.SigningKeys(); err != nil {
+		return err
+	}
+	l.nodes, err = r.Nodes()
+	l.recent = recent{before: l.log.Head}
+	return err
 }
 
 func scanLedger(row scanner) (l ledger, err error) {
@@ -168,6 +181,7 @@ func (t *tx) AppendRevocation(r issuer.Revocation) error {
 		l.Claims = slices.Insert(slices.Clone(l.Claims), i, r.Claim)
 	}
 	l.Head, t.last, t.ledger.changed = mark, r.Position, true
+	t.ledger.recent.append(r.Record(), r.Digest)
 	if t.first == 0 {
 		t.first = r.Position
 	}

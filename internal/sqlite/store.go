@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quashdev/quash/internal/issuer"
@@ -56,6 +57,8 @@ type Store struct {
 	readers chan *conn // nil: one that failed, to be opened anew
 	changed chan struct{}
 	written chan struct{} // closed when the writer has ended
+	// published is what the last commit left; nil where it has to be read.
+	published atomic.Pointer[ledger]
 
 	closing sync.RWMutex // held for writing while closed is set
 	closed  bool
@@ -127,6 +130,7 @@ func (s *Store) Close() error {
 	}
 	close(s.queue)
 	<-s.written
+	s.published.Store(nil)
 	for n := range maxReaders {
 		c := <-s.readers
 		if n == maxReaders-1 {

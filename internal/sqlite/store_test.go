@@ -3,19 +3,24 @@ package sqlite_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/pressly/goose/v3"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/sqlite"
 	"github.com/quashdev/quash/internal/storetest"
@@ -258,4 +263,92 @@ func TestAFullDiskIsOnlyItsOwnersFailure(t *testing.T) {
 			t.Errorf("log: got %+v, %v, want the two records of the others", report, err)
 		}
 	})
+}
+
+// Whoever is told of a commit finds it in the tail. Committed comes before the
+// answers, so what it finds they find.
+func TestP4ConfirmedTailIsThereBeforeTheAnswer(t *testing.T) {
+	var s *sqlite.Store
+	var heads []uint64
+	s, err := sqlite.Open(t.Context(), sqlite.Config{Path: ":memory:", Committed: func(time.Duration, int) {
+		tail, err := s.Tail(t.Context(), feed.Mark{}, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		heads = append(heads, tail.Log.Head.Position)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for range 3 {
+		if _, err := s.Update(t.Context(), revoke); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []uint64{1, 2, 3}; !slices.Equal(heads, want) {
+		t.Errorf("after each commit: got heads %v, want %v", heads, want)
+	}
+}
+
+// What Tail keeps in memory is bounded; the rest of the log it reads.
+func TestP4ConfirmedTailBeyondWhatIsInMemory(t *testing.T) {
+	s := open(t, ":memory:")
+	const some = 1 << 20
+	for n := range uint64(5) {
+		if _, err := s.Update(t.Context(), func(tx issuer.Tx) error {
+			for range sqlite.MaxRecent/2 + 1 {
+				if err := revoke(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		head := (n + 1) * (sqlite.MaxRecent/2 + 1)
+		if first := sqlite.InMemoryFrom(s); head-first > 2*sqlite.MaxRecent {
+			t.Errorf("%d records are in memory, want at most %d", head-first, 2*sqlite.MaxRecent)
+		}
+		for _, after := range []uint64{0, sqlite.InMemoryFrom(s) - min(1, sqlite.InMemoryFrom(s)), sqlite.InMemoryFrom(s), head - 1} {
+			got, err := s.Tail(t.Context(), feed.Mark{Position: after}, some)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.View(t.Context(), func(r issuer.Reader) error {
+				want, mark, err := r.Records(after, some)
+				if !slices.Equal(got.Records, want) || got.Mark != mark || mark.Position != head {
+					t.Errorf("after %d: got %d records to %v, want %d to %v", after, len(got.Records), got.Mark, len(want), mark)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestEarlierVersionsAreBroughtUpToDate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "quash.db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("migrations"), goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.UpTo(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, path)
+	if _, err := s.Update(t.Context(), func(tx issuer.Tx) error { return tx.PutNode(issuer.Node{ID: "n"}) }); err != nil {
+		t.Error(err)
+	}
+	if err := storetest.Check(t.Context(), s); err != nil {
+		t.Error(err)
+	}
 }

@@ -24,10 +24,13 @@ type op struct {
 	answered bool          // the writer's own: done is closed
 }
 
-// ledger is what the writer knows of the log without reading it. Its slices
-// are never changed in place, so a copy is a checkpoint.
+// ledger is what the writer knows without reading it. What its slices hold is
+// never changed in place, so a copy is a checkpoint, and others may read it.
 type ledger struct {
 	log     issuer.Log
+	keys    []issuer.SigningKey
+	nodes   []issuer.Node
+	recent  recent
 	group   uint64 // id of the latest group tried
 	changed bool   // since the last commit, what Changed tells of
 }
@@ -130,6 +133,7 @@ func (s *Store) run(group []*op) {
 			group = slices.Concat(group[:broken], group[broken+1:]) // serve's own stays whole
 			continue
 		case err == nil:
+			s.publish()
 			s.told(time.Since(began), len(group))
 			answer(group, nil)
 			return
@@ -240,8 +244,9 @@ func (s *Store) outcome(cause error) (stands bool, err error) {
 }
 
 // discard drops the writer's connection with whatever transaction it has
-// open. The next group starts from what the file says.
+// open. The next group, and Tail until then, start from what the file says.
 func (s *Store) discard() {
+	s.published.Store(nil)
 	if s.writer != nil {
 		_ = s.writer.rollback()
 		s.writer.close()
@@ -249,13 +254,16 @@ func (s *Store) discard() {
 	}
 }
 
-// reconnect opens the writer's connection and reads the head.
+// reconnect opens the writer's connection and reads the ledger.
 func (s *Store) reconnect(ctx context.Context) error {
 	c, err := connect(ctx, s.file.writer)
 	if err != nil {
 		return err
 	}
 	state, err := loadLedger(c)
+	if err == nil {
+		err = state.complete(c)
+	}
 	if err != nil {
 		c.close()
 		return fmt.Errorf("read the log's head: %w", err)

@@ -25,6 +25,22 @@ var writes = map[string]func(issuer.Tx) error{
 	"13 EndSessions":        func(tx issuer.Tx) error { return endAndCompare(tx, issuer.Match{Claim: "sub", Value: "u1"}, "") },
 	"14 DeleteAccount":      func(tx issuer.Tx) error { return tx.DeleteAccount("u2") },
 	"15 SessionAndRevoking": func(tx issuer.Tx) error { return endSession(tx, "s4") },
+	"16 PutNode":            func(tx issuer.Tx) error { return tx.PutNode(issuer.Node{ID: "n1", Counter: 1, Lease: time.Minute}) },
+	"17 PutVerifier":        atHead(func(tx issuer.Tx, head uint64) error { return tx.PutVerifier(verifier("n1", uint32(head))) }),
+	"18 PutConfirmation":    atHead(func(tx issuer.Tx, head uint64) error { return tx.PutConfirmation(confirmation("n1", head, head+3, 2)) }),
+	"19 DeleteNode":         func(tx issuer.Tx) error { return tx.DeleteNode("n1") },
+}
+
+// atHead gives fn the log's head, which each round of writes raises, so that it
+// has something new to put.
+func atHead(fn func(tx issuer.Tx, head uint64) error) func(issuer.Tx) error {
+	return func(tx issuer.Tx) error {
+		l, err := tx.Log()
+		if err != nil {
+			return err
+		}
+		return fn(tx, l.Head.Position)
+	}
 }
 
 // endSession opens a session and ends it with its revocation, as one step.

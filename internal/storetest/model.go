@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -22,6 +23,9 @@ type model struct {
 	archived map[uint64]bool
 	signing  map[string]issuer.SigningKey
 	keys     map[string]issuer.APIKey
+	nodes    map[string]issuer.Node
+	known    []issuer.Verifier
+	evidence []issuer.Confirmation
 	audit    []issuer.AuditEntry // oldest first
 	appended uint64              // last position of this transaction
 }
@@ -32,7 +36,7 @@ var _ issuer.Tx = (*model)(nil)
 func newModel(l issuer.Log) *model {
 	return &model{
 		accounts: map[string]issuer.Account{}, sessions: map[string]issuer.Session{}, archived: map[uint64]bool{},
-		signing: map[string]issuer.SigningKey{}, keys: map[string]issuer.APIKey{}, log: l,
+		signing: map[string]issuer.SigningKey{}, keys: map[string]issuer.APIKey{}, nodes: map[string]issuer.Node{}, log: l,
 	}
 }
 
@@ -40,7 +44,8 @@ func newModel(l issuer.Log) *model {
 func (m *model) copy() *model {
 	return &model{
 		accounts: maps.Clone(m.accounts), sessions: maps.Clone(m.sessions), archived: maps.Clone(m.archived),
-		signing: maps.Clone(m.signing), keys: maps.Clone(m.keys),
+		signing: maps.Clone(m.signing), keys: maps.Clone(m.keys), nodes: maps.Clone(m.nodes),
+		known: slices.Clone(m.known), evidence: slices.Clone(m.evidence),
 		log: m.log, history: slices.Clone(m.history), audit: slices.Clone(m.audit),
 	}
 }
@@ -181,9 +186,15 @@ func (m *model) APIKey(id string) (issuer.APIKey, error) {
 
 func (m *model) Audit(q issuer.AuditQuery) ([]issuer.AuditEntry, error) {
 	var list []issuer.AuditEntry
+	at := uint64(math.MaxUint64)
+	for _, e := range m.audit {
+		if e.Position >= max(q.Position, 1) {
+			at = min(at, e.Position)
+		}
+	}
 	for _, e := range slices.Backward(m.audit) {
 		full := q.Limit > 0 && len(list) == q.Limit
-		if !full && (q.Before == 0 || e.ID < q.Before) && (q.Subject == "" || e.Subject == q.Subject) && (q.Event == "" || e.Event == q.Event) {
+		if !full && (q.Position == 0 || e.Position == at) && (q.Before == 0 || e.ID < q.Before) && (q.Subject == "" || e.Subject == q.Subject) && (q.Event == "" || e.Event == q.Event) {
 			list = append(list, e)
 		}
 	}
@@ -276,6 +287,60 @@ func (m *model) DeleteAPIKey(id string) error {
 func (m *model) AppendAudit(e issuer.AuditEntry) error {
 	e.ID, e.Position = uint64(len(m.audit))+1, m.appended
 	m.audit = append(m.audit, e)
+	return nil
+}
+
+func (m *model) Nodes() ([]issuer.Node, error) {
+	return sorted(m.nodes, func(issuer.Node) bool { return true }, func(a, b issuer.Node) int { return cmp.Compare(a.ID, b.ID) }), nil
+}
+
+func (m *model) Verifiers(node string, numbers []uint32) ([]issuer.Verifier, error) {
+	var list []issuer.Verifier
+	for _, v := range m.known {
+		if v.Node == node && slices.Contains(numbers, v.Number) {
+			list = append(list, v)
+		}
+	}
+	slices.SortFunc(list, func(a, b issuer.Verifier) int { return cmp.Compare(a.Number, b.Number) })
+	return list, nil
+}
+
+func (m *model) Confirmations(position uint64) ([]issuer.Confirmation, error) {
+	var list []issuer.Confirmation
+	for _, c := range m.evidence {
+		if c.First <= position && position <= c.Last {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b issuer.Confirmation) int { return cmp.Compare(a.Node, b.Node) })
+	return list, nil
+}
+
+func (m *model) PutNode(n issuer.Node) error {
+	m.nodes[n.ID] = n
+	return nil
+}
+
+func (m *model) DeleteNode(id string) error {
+	if _, found := m.nodes[id]; !found {
+		return issuer.ErrNotFound
+	}
+	delete(m.nodes, id)
+	return nil
+}
+
+func (m *model) PutVerifier(v issuer.Verifier) error {
+	if !slices.ContainsFunc(m.known, func(o issuer.Verifier) bool { return o.Node == v.Node && o.Number == v.Number }) {
+		m.known = append(m.known, v)
+	}
+	return nil
+}
+
+func (m *model) PutConfirmation(c issuer.Confirmation) error {
+	overlaps := func(o issuer.Confirmation) bool { return o.Node == c.Node && o.First <= c.Last && c.First <= o.Last }
+	if !slices.ContainsFunc(m.evidence, overlaps) {
+		m.evidence = append(m.evidence, c)
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -75,6 +76,9 @@ func (p *pair) step(t *testing.T, fn func(issuer.Tx) error, fail []Fault) {
 		got, err = dump(r)
 		return err
 	})
+	if err := got.checkTail(t.Context(), p.Store); err != nil {
+		t.Errorf("faults %+v: %v", fail, err)
+	}
 	switch {
 	case err != nil && want == nil && !same(err, issuer.ErrUnknown):
 		t.Errorf("faults %+v: got %v, want success or %v", fail, err, issuer.ErrUnknown)
@@ -151,6 +155,8 @@ func operation(rnd *rand.Rand) func(issuer.Tx) error {
 			return tx.PutAPIKey(issuer.APIKey{ID: name, Name: sid, Scopes: []issuer.Scope{issuer.ScopeKeys}, Hash: [32]byte{9}, Created: at})
 		},
 		func(tx issuer.Tx) error { return endAndCompare(tx, by, sid) },
+		putRandomNode(rnd, at), putRandomEvidence(rnd, at),
+		func(tx issuer.Tx) error { return tx.DeleteNode(nodes[0]) },
 		putRandomAccount(rnd, subject), putRandomAccount(rnd, subject),
 		putRandomSession(sid, subject, at), putRandomSession(sid, subject, at), putRandomSession(sid, subject, at),
 		revokeRandom(rnd, by, at), revokeRandom(rnd, by, at), revokeRandom(rnd, by, at),
@@ -186,6 +192,21 @@ func putRandomSession(id, subject string, at time.Time) func(issuer.Tx) error {
 	s.RetryKey[3] = byte(at.Minute())
 	s.Tokens = slices.Repeat([]uint32{uint32(at.Unix()) - 300}, at.Minute()%4)
 	return func(tx issuer.Tx) error { return tx.PutSession(s) }
+}
+
+func putRandomNode(rnd *rand.Rand, at time.Time) func(issuer.Tx) error {
+	n := issuer.Node{ID: pick(rnd, nodes...), Counter: rnd.Uint64(), Floor: rnd.Uint64N(revset.MaxPosition), Lease: time.Duration(rnd.Uint32()), Started: at, Owed: pick(rnd, "", "[]")}
+	return func(tx issuer.Tx) error { return tx.PutNode(n) }
+}
+
+// putRandomEvidence puts what overlaps with what is there, more often than not.
+func putRandomEvidence(rnd *rand.Rand, at time.Time) func(issuer.Tx) error {
+	v := verifier(pick(rnd, nodes...), uint32(rnd.IntN(maxNumber)))
+	v.Name = fmt.Sprint(rnd.IntN(4))
+	first := rnd.Uint64N(maxNumber - 8)
+	c := confirmation(v.Node, first, first+rnd.Uint64N(8), rnd.IntN(5))
+	c.Began = at
+	return func(tx issuer.Tx) error { return errors.Join(tx.PutVerifier(v), tx.PutConfirmation(c)) }
 }
 
 func revokeRandom(rnd *rand.Rand, by issuer.Match, at time.Time) func(issuer.Tx) error {

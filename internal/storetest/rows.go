@@ -20,6 +20,7 @@ func reopening(t *testing.T, h Harness) {
 	for _, name := range []string{
 		"01 PutAccount", "02 PutAccount other", "03 PutSession", "04 PutSession other", "06 AppendRevocation", "07 AppendRevocations",
 		"08 SetMaxLifetime", "09 PutSigningKey", "10 PutAPIKey", "12 AppendAudit",
+		"16 PutNode", "17 PutVerifier", "18 PutConfirmation",
 	} {
 		p.step(t, writes[name], nil)
 	}
@@ -72,6 +73,7 @@ func rowErrors(t *testing.T, h Harness) {
 		{"DeleteAccount", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.DeleteAccount("u9") }},
 		{"PutSession of nobody", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.PutSession(session("s9", "u9")) }},
 		{"PutAPIKey with another's name", issuer.ErrExists, func(tx issuer.Tx) error { return tx.PutAPIKey(issuer.APIKey{ID: "b", Name: "ci"}) }},
+		{"DeleteNode", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.DeleteNode("n9") }},
 		{"DeleteAPIKey", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.DeleteAPIKey("k9") }},
 	} {
 		if _, err := h.Store.Update(t.Context(), c.fn); !errors.Is(err, c.want) {
@@ -90,7 +92,16 @@ func listings(t *testing.T, h Harness) {
 	for _, event := range []string{"login", "logout", "login", "logout", "login"} {
 		update(t, h.Store, func(tx issuer.Tx) error { return tx.AppendAudit(audit(event, "u1", epoch)) })
 	}
+	update(t, h.Store, appending("sid", "s1", "s2"))
+	update(t, h.Store, func(tx issuer.Tx) error {
+		return errors.Join(appending("sid", "s3", "s4", "s5")(tx), tx.AppendAudit(audit("revoked", "u1", epoch)), tx.AppendAudit(audit("ended", "u1", epoch)))
+	})
 	view(t, h.Store, func(r issuer.Reader) error {
+		for position, want := range map[uint64]int{1: 2, 3: 2, 5: 2, 6: 0} {
+			if noted, err := r.Audit(issuer.AuditQuery{Position: position}); err != nil || len(noted) != want || want > 0 && noted[0].Event != "ended" {
+				t.Errorf("Audit of position %d: got %v, %v, want %d entries, the newest first", position, noted, err, want)
+			}
+		}
 		accounts, err := r.Accounts("u1", 1)
 		if err != nil || len(accounts) != 1 || accounts[0].Subject != "u2" {
 			t.Errorf("Accounts after u1: got %v, %v, want u2 alone", accounts, err)

@@ -28,6 +28,9 @@ type state struct {
 	SigningKeys   []issuer.SigningKey
 	APIKeys       []issuer.APIKey
 	Audit         []issuer.AuditEntry
+	Nodes         []issuer.Node
+	Verifiers     map[string][]issuer.Verifier
+	Confirmations map[uint64][]issuer.Confirmation
 	Matches       map[issuer.Match]matched
 }
 
@@ -80,12 +83,52 @@ func dump(r issuer.Reader) (s state, err error) {
 	for i := range s.Audit {
 		s.Audit[i].ID = uint64(len(s.Audit) - i)
 	}
+	read(s.dumpEvidence(r))
 	s.Matches = make(map[issuer.Match]matched)
 	for m := range s.interesting() {
 		s.Matches[m], err = match(r, m)
 		read(err)
 	}
 	return s, nil
+}
+
+// nodes are the ids that the suite gives to nodes.
+var nodes = []string{"n1", "n2", "n3"}
+
+// The numbers of verifiers, and the positions with evidence, are below maxNumber
+// in a dump. It asks for every fourth position: evidence of four is found.
+const maxNumber = 100
+
+func (s *state) dumpEvidence(r issuer.Reader) (err error) {
+	if s.Nodes, err = r.Nodes(); err != nil {
+		return err
+	}
+	s.Verifiers, s.Confirmations = map[string][]issuer.Verifier{}, map[uint64][]issuer.Confirmation{}
+	var numbers []uint32
+	for n := range maxNumber {
+		numbers = append(numbers, uint32(n))
+		if n%4 != 0 {
+			continue
+		}
+		found, err := r.Confirmations(uint64(n))
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			s.Confirmations[uint64(n)] = found
+		}
+	}
+	slices.Reverse(numbers)
+	for _, n := range nodes {
+		found, err := r.Verifiers(n, numbers)
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			s.Verifiers[n] = found
+		}
+	}
+	return nil
 }
 
 // interesting are the matches that some row answers to, and some that none does.
@@ -125,17 +168,18 @@ func match(r issuer.Reader, m issuer.Match) (got matched, err error) {
 	return got, err
 }
 
-func diff(want, got state) string {
+func diff[T any](want, got T) string {
 	if reflect.DeepEqual(want, got) { // many times faster
 		return ""
 	}
 	return cmp.Diff(want, got, cmpopts.EquateEmpty())
 }
 
-// Check returns which invariant of a store does not hold: the chain of the
+// Check returns which invariant of a store, which nobody changes meanwhile, does
+// not hold: the chain of the
 // log from its first record to its head, the live log as that part of it
-// which was not pruned, the claim names in use, and the account behind every
-// session.
+// which was not pruned, the claim names in use, the account behind every
+// session, and that Tail shows what View does.
 func Check(ctx context.Context, s issuer.Store) error {
 	report, err := issuer.VerifyLog(ctx, s)
 	if err != nil {
@@ -144,13 +188,17 @@ func Check(ctx context.Context, s issuer.Store) error {
 	if report.Break != nil {
 		return fmt.Errorf("the log breaks: %v", report.Break)
 	}
-	return s.View(ctx, func(r issuer.Reader) error {
-		got, err := dump(r)
-		if err != nil {
+	var got state
+	err = s.View(ctx, func(r issuer.Reader) (err error) {
+		if got, err = dump(r); err != nil {
 			return err
 		}
 		return errors.Join(got.checkLog(r), got.checkSessions(r))
 	})
+	if err != nil {
+		return err
+	}
+	return got.checkTail(ctx, s)
 }
 
 func (s state) checkLog(r issuer.Reader) error {

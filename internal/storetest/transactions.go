@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 )
 
@@ -133,6 +134,9 @@ func endedContext(t *testing.T, h Harness) {
 	if err := h.Store.View(ctx, func(issuer.Reader) error { ran = true; return nil }); ran || !errors.Is(err, context.Canceled) {
 		t.Errorf("View: ran %v, got %v, want context.Canceled", ran, err)
 	}
+	if _, err := h.Store.Tail(ctx, feed.Mark{}, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("Tail: got %v, want context.Canceled", err)
+	}
 }
 
 // leavesQueue ends a context while its transaction waits behind another, and
@@ -180,6 +184,7 @@ func leavesQueue(t *testing.T, h Harness) {
 
 func changedHints(t *testing.T, h Harness) {
 	update(t, h.Store, people(1, "u1"))
+	update(t, h.Store, writes["16 PutNode"])
 	select {
 	case <-h.Store.Changed():
 		t.Error("a change of rows alone: got a hint, want none")
@@ -193,6 +198,7 @@ func changedHints(t *testing.T, h Harness) {
 }
 
 func closedRefuses(t *testing.T, h Harness) {
+	update(t, h.Store, appending("sub", "u1"))
 	if err := h.Store.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +207,9 @@ func closedRefuses(t *testing.T, h Harness) {
 	}
 	if err := h.Store.View(t.Context(), func(issuer.Reader) error { return nil }); err == nil {
 		t.Error("View: got success, want an error")
+	}
+	if _, err := h.Store.Tail(t.Context(), feed.Mark{}, 1); err == nil {
+		t.Error("Tail: got success, want an error")
 	}
 	if err := h.Store.Close(); err != nil {
 		t.Errorf("Close again: got %v, want nothing", err)
