@@ -171,7 +171,7 @@ func (i *Issuer) Token(t testing.TB, c Claims) Token {
 }
 
 // Revoke kills the tokens minted so far that have the value under the claim,
-// and returns when every connected verifier refuses them. Sessions ("sid") and
+// and returns when every verifier refuses them. Sessions ("sid") and
 // single tokens ("jti") are revoked for ever.
 func (i *Issuer) Revoke(t testing.TB, claim, value string) {
 	t.Helper()
@@ -184,8 +184,8 @@ func (i *Issuer) Revoke(t testing.TB, claim, value string) {
 	position := i.source.append(r)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if applied, connected := i.log.WaitApplied(ctx, position); applied < connected {
-		t.Fatalf("quashtest: revoke %s: %d of %d verifiers have not confirmed within %s", claim, connected-applied, connected, patience)
+	if c := i.log.WaitConfirmed(ctx, position); !c.Confirmed {
+		t.Fatalf("quashtest: revoke %s: %d verifiers have not confirmed within %s: %+v", claim, c.Pending, patience, c.Slow)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -19,8 +20,9 @@ import (
 type source struct {
 	changed chan struct{}
 
-	mu   sync.Mutex // guards what follows
-	view view
+	mu    sync.Mutex // guards what follows
+	view  view
+	nodes []issuer.Node // of one issuer, there is one at most
 }
 
 // view is a log at one moment. Its slices only ever grow, so that a copy of it
@@ -77,6 +79,58 @@ func (s *source) now() view {
 
 func (s *source) View(_ context.Context, fn func(revlog.Reader) error) error { return fn(s.now()) }
 func (s *source) Changed() <-chan struct{}                                   { return s.changed }
+
+func (s *source) Tail(_ context.Context, after feed.Mark, limit int) (issuer.Tail, error) {
+	s.mu.Lock()
+	v, nodes := s.view, slices.Clone(s.nodes)
+	s.mu.Unlock()
+	t := issuer.Tail{Log: v.log, SigningKeys: v.keys, Nodes: nodes}
+	if after.Position > v.log.Head.Position {
+		return t, nil
+	}
+	t.At = v.marks[after.Position]
+	var err error
+	t.Records, t.Mark, err = v.Records(after.Position, limit)
+	return t, err
+}
+
+func (s *source) Update(_ context.Context, fn func(revlog.Writer) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := writer{view: s.view, nodes: slices.Clone(s.nodes)}
+	if err := fn(&w); err != nil {
+		return err
+	}
+	s.nodes = w.nodes
+	return nil
+}
+
+// writer keeps no evidence: a test sees what its verifiers do.
+type writer struct {
+	view
+	nodes []issuer.Node
+}
+
+func (w *writer) Nodes() ([]issuer.Node, error)             { return w.nodes, nil }
+func (w *writer) PutVerifier(issuer.Verifier) error         { return nil }
+func (w *writer) PutConfirmation(issuer.Confirmation) error { return nil }
+
+func (w *writer) PutNode(n issuer.Node) error {
+	if err := w.DeleteNode(n.ID); err != nil && !errors.Is(err, issuer.ErrNotFound) {
+		return err
+	}
+	w.nodes = append(w.nodes, n)
+	return nil
+}
+
+func (w *writer) DeleteNode(id string) error {
+	i := slices.IndexFunc(w.nodes, func(n issuer.Node) bool { return n.ID == id })
+	if i < 0 {
+		return issuer.ErrNotFound
+	}
+	w.nodes = slices.Delete(w.nodes, i, i+1)
+	return nil
+}
 
 func (v view) Now() time.Time                            { return time.Now() }
 func (v view) Log() (issuer.Log, error)                  { return v.log, nil }

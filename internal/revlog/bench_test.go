@@ -185,8 +185,8 @@ func (w *world) connectMany(b *testing.B, n int) []net.Conn {
 
 func confirmed(b *testing.B, w *world, position uint64, n int) {
 	b.Helper()
-	if applied, _ := w.log.WaitApplied(b.Context(), position); applied != n {
-		b.Fatalf("%d verifiers confirmed, want %d", applied, n)
+	if c := w.log.WaitConfirmed(b.Context(), position); c.Applied != n {
+		b.Fatalf("%d verifiers confirmed, want %d", c.Applied, n)
 	}
 }
 

@@ -35,6 +35,8 @@ type connection struct {
 	lasting *time.Timer   // closes what lingers; set before written is closed
 
 	// Guarded by log.mu.
+	id       uint64 // of this connection: what it was granted goes by it
+	process  *process
 	net      net.Conn // nil until the upgrade
 	verifier Verifier
 	bye      *feed.Bye
@@ -66,8 +68,6 @@ type answers struct {
 	stamp  uint64
 	echo   []byte // payload of a WebSocket ping; nil where there was none
 }
-
-func (c *connection) identity() identity { return identity{c.verifier.Key, c.verifier.Process} }
 
 // rouse has the writer look for something to do. At rest there is no writer,
 // which saves half of a connection's memory.
@@ -146,18 +146,7 @@ func (c *connection) read(f *frameReader) {
 func (c *connection) handle(op ws.OpCode, payload []byte) error {
 	switch op {
 	case ws.OpBinary:
-		kind, body, err := feed.Split(payload)
-		if err == nil && kind != feed.KindPing {
-			err = fmt.Errorf("%w: kind %d to a node", feed.ErrFormat, kind)
-		}
-		if err != nil {
-			return err
-		}
-		p, err := feed.DecodePing(body)
-		if err != nil {
-			return err
-		}
-		return c.acknowledge(p)
+		return c.take(payload)
 	case ws.OpPing:
 		c.log.mu.Lock()
 		defer c.log.mu.Unlock()
@@ -167,6 +156,32 @@ func (c *connection) handle(op ws.OpCode, payload []byte) error {
 		c.end("", "")
 	}
 	return nil
+}
+
+// take handles a message of the feed.
+func (c *connection) take(message []byte) error {
+	kind, body, err := feed.Split(message)
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case feed.KindPing:
+		p, err := feed.DecodePing(body)
+		if err != nil {
+			return err
+		}
+		return c.acknowledge(p)
+	case feed.KindGoodbye:
+		if err := feed.DecodeGoodbye(body); err != nil {
+			return err
+		}
+		c.log.mu.Lock()
+		defer c.log.mu.Unlock()
+		c.log.goodbye(c)
+		c.dismiss(feed.Bye{})
+		return nil
+	}
+	return fmt.Errorf("%w: kind %d to a node", feed.ErrFormat, kind)
 }
 
 // acknowledge notes what the verifier has applied. Nothing counts as sent until
@@ -179,6 +194,7 @@ func (c *connection) acknowledge(p feed.Ping) error {
 		return fmt.Errorf("%w: ping confirms position %d, and %d was sent", errFrame, p.Applied, c.verifier.Sent)
 	}
 	l.confirm(c, p.Applied)
+	c.process.routes, c.process.tolerance = int(p.Routes), p.Tolerance
 	first := c.verifier.LastHeard.Equal(c.verifier.Since)
 	c.verifier.LastHeard = time.Now()
 	c.answers.pinged, c.answers.stamp = true, p.Stamp

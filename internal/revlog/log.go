@@ -5,6 +5,10 @@
 // One goroutine reads the store. What one reading finds becomes one frame,
 // encoded once into a ring that every connection writes from at its own pace.
 // Connections hold cursors, not queues: a slow one costs the others nothing.
+//
+// It also grants the leases that verifiers rely on, and so can say when no
+// verifier accepts any more what was revoked, and keeps the evidence of it. The
+// arithmetic is in package lease.
 package revlog
 
 import (
@@ -22,13 +26,20 @@ import (
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/revset"
 )
 
 // Config is what a [Log] is made from. Zero fields take the defaults.
 type Config struct {
-	Issuer            string        // iss of the tokens that the log is about; required
-	Logger            *slog.Logger  // default: none
+	Issuer string       // iss of the tokens that the log is about; required
+	Lease  lease.Length // how long a verifier may rely on a grant; default 30 s
+	Own    string       // key of the server's own verifiers: they are waited for, but not counted or shown
+	Logger *slog.Logger // default: none
+	Clock  lease.Clock  // default: the machine's
+	// Confirmed, if set, is told how long it took until this node's verifiers
+	// had confirmed what was sent together. It must not block.
+	Confirmed         func(took time.Duration)
 	BufferBytes       int           // how far back the ring reaches before the store is asked; default 4 MiB
 	ConnectionsPerKey int           // open connections of one verifier key; default 1000
 	WriteTimeout      time.Duration // how long one write to a verifier may take; default 10 s
@@ -38,8 +49,11 @@ const (
 	// interval is how long at most a change in the store goes unnoticed when
 	// no hint comes, and the pause after a failure.
 	interval = time.Second
-	// readTimeout bounds one reading of the store.
-	readTimeout = 5 * time.Second
+	// storeTimeout bounds one reading of the store, or one writing.
+	storeTimeout = 5 * time.Second
+	// glance is the pause between two looks at the rows of other nodes while
+	// somebody waits for them.
+	glance = 25 * time.Millisecond
 	// pulseDelay is how long at most a ping waits for records to be answered with.
 	pulseDelay = 50 * time.Millisecond
 	// forgetBudget lets the sweep pass the largest set in a few minutes, in
@@ -55,11 +69,22 @@ type Log struct {
 	cfg     Config
 	source  Source
 	ready   chan struct{}
+	once    sync.Once // closes ready
 	started atomic.Bool
 	bytes   atomic.Uint64      // written to verifiers
 	done    sync.WaitGroup     // of connections
 	life    context.Context    // ends when Run does
 	cancel  context.CancelFunc // ends life
+
+	// Only Run's goroutine touches these.
+	following bool // the log is loaded
+	jwks      jwks
+	tidied    time.Time
+
+	// Each holds a value while there is a reason.
+	begin     chan string   // to start over as another node
+	risen     chan struct{} // to tell other nodes of the floor
+	impatient chan struct{} // to look at other nodes' rows soon
 
 	encoding sync.Mutex // held by who encodes a snapshot, taken before mu
 	snapshot atomic.Pointer[snapshot]
@@ -72,13 +97,20 @@ type Log struct {
 	failure     error  // of the last reading
 	settled     uint64 // offset after the last claims or keys message
 	stopping    bool
-	pulsing     bool // a pulse is under way
-	connections map[identity]*connection
+	pulsing     bool          // a pulse is under way
+	linger      time.Duration // how long a stopping node waits for goodbyes
+	connections uint64        // so far
+	processes   map[identity]*process
 	open        map[string]int       // connections by key, those that linger included
 	fanout      []*connection        // never changed in place
 	overlaps    map[string]time.Time // when the connections of a replaced key end
 	waits       map[*wait]struct{}
 	stats       Stats
+
+	book     *lease.Book
+	raised   uint64 // the book's floor, as far as all that follows from it was done
+	evidence evidence
+	membership
 }
 
 // settings is what hello says besides positions.
@@ -95,17 +127,26 @@ func New(cfg Config, source Source) *Log {
 	cfg.BufferBytes = cmp.Or(cfg.BufferBytes, 4<<20)
 	cfg.ConnectionsPerKey = cmp.Or(cfg.ConnectionsPerKey, 1000)
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, 10*time.Second)
+	cfg.Lease = cmp.Or(cfg.Lease, lease.Default)
+	if cfg.Clock == nil {
+		cfg.Clock = lease.System()
+	}
+	if cfg.Confirmed == nil {
+		cfg.Confirmed = func(time.Duration) {}
+	}
 	life, cancel := context.WithCancel(context.Background())
 	return &Log{
 		cfg: cfg, source: source,
 		life: life, cancel: cancel,
-		ready:       make(chan struct{}),
-		set:         newSet(),
-		ring:        newRing(cfg.BufferBytes, feed.Mark{}, 0),
-		connections: map[identity]*connection{},
-		open:        map[string]int{},
-		overlaps:    map[string]time.Time{},
-		waits:       map[*wait]struct{}{},
+		ready: make(chan struct{}),
+		begin: make(chan string, 1), risen: make(chan struct{}, 1), impatient: make(chan struct{}, 1),
+		set:       newSet(),
+		ring:      newRing(cfg.BufferBytes, feed.Mark{}, 0),
+		processes: map[identity]*process{},
+		open:      map[string]int{},
+		overlaps:  map[string]time.Time{},
+		waits:     map[*wait]struct{}{},
+		book:      lease.NewBook(cfg.Lease), evidence: evidence{told: cfg.Confirmed},
 	}
 }
 
@@ -124,8 +165,13 @@ func (l *Log) Run(ctx context.Context) error {
 	if l.started.Swap(true) {
 		return errors.New("revlog: Run was called before; make a new Log")
 	}
-	defer l.stop()
-	tick := time.NewTicker(interval)
+	defer l.end()
+	beside, cancel := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer cancel()
+	joined := false
+	tick := time.NewTicker(min(interval, l.cfg.Lease.Margin()))
 	defer tick.Stop()
 	for {
 		err := l.advance(ctx)
@@ -133,18 +179,50 @@ func (l *Log) Run(ctx context.Context) error {
 			return nil
 		}
 		l.note(err)
-		hint := l.source.Changed()
-		if err != nil {
-			hint = nil
+		if err == nil && !joined {
+			joined = true
+			others.Go(func() { l.beat(beside) })
+			others.Go(func() { l.record(beside) })
 		}
-		select {
-		case <-ctx.Done():
+		if !l.rest(ctx, tick.C, err != nil) {
 			return nil
-		case <-hint:
-		case <-tick.C:
-			l.tidy()
 		}
 	}
+}
+
+// rest waits until there is a reason to look at the source again, and reports
+// false where ctx has ended. After a failure it only waits a while.
+func (l *Log) rest(ctx context.Context, tick <-chan time.Time, failed bool) bool {
+	hint, impatient := l.source.Changed(), (<-chan struct{})(l.impatient)
+	if failed {
+		hint, impatient = nil, nil
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-hint:
+	case <-impatient:
+		select { // others take a moment, too
+		case <-time.After(glance):
+		case <-ctx.Done():
+		}
+	case reason := <-l.begin:
+		l.anew(reason)
+	case <-tick:
+		l.tidy(ctx)
+	}
+	return true
+}
+
+// end tells the verifiers and takes the node out of the store.
+func (l *Log) end() {
+	l.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	if err := l.writeEvidence(ctx); err != nil {
+		l.cfg.Logger.Error("the last evidence of confirmations is lost", "error", err)
+	}
+	l.leave(ctx)
 }
 
 // note keeps what became of a reading. Where reading begins to fail, and where
@@ -169,13 +247,19 @@ func (l *Log) Err() error {
 	return l.failure
 }
 
-// tidy forgets what is past its time, a bounded part at once.
-func (l *Log) tidy() {
-	l.set.Forget(uint32(time.Now().Unix()), forgetBudget)
-	if s := l.snapshot.Load(); s != nil && time.Since(s.taken) > snapshotAge {
-		l.snapshot.CompareAndSwap(s, nil)
+// tidy drops what is past its time, a bounded part at once: records, leases,
+// secrets, and the rows of nodes that are dead.
+func (l *Log) tidy(ctx context.Context) {
+	if now := time.Now(); now.Sub(l.tidied) >= interval {
+		l.tidied = now
+		l.set.Forget(uint32(now.Unix()), forgetBudget)
+		if s := l.snapshot.Load(); s != nil && now.Sub(s.taken) > snapshotAge {
+			l.snapshot.CompareAndSwap(s, nil)
+		}
+		l.endOverlaps()
 	}
-	l.endOverlaps()
+	l.expire()
+	l.bury(ctx)
 }
 
 // errContradicted says that the source no longer continues what was read.
@@ -183,93 +267,125 @@ var errContradicted = errors.New("the log is not the continuation of what was re
 
 // advance brings the ring to the end of the source's log.
 func (l *Log) advance(ctx context.Context) error {
-	select {
-	case <-l.ready:
-	default:
-		return l.load(ctx, "")
-	}
 	for {
-		p, err := l.read(ctx)
-		if errors.Is(err, errContradicted) {
-			l.cfg.Logger.Error("reading the log anew; every verifier gets a snapshot", "error", err)
-			return l.load(ctx, err.Error())
+		anew := !l.following
+		if anew {
+			if err := l.enter(ctx); err != nil {
+				return err
+			}
 		}
-		if err != nil {
+		more, err := l.follow(ctx)
+		if errors.Is(err, errContradicted) {
+			l.anew(err.Error())
+			if !anew {
+				continue
+			}
+		}
+		if err != nil || !more {
 			return err
 		}
-		l.publish(p)
-		if p.mark.Position >= p.log.Head.Position {
-			return nil
-		}
 	}
 }
 
-// page is what one view of the source found.
-type page struct {
-	settings
-	records []revset.Record
-	mark    feed.Mark // of the last record, or where it was before
+// anew has this process start over as another node, of which every verifier
+// gets a snapshot.
+func (l *Log) anew(reason string) {
+	l.cfg.Logger.Error("this node starts over: it reads the log anew, every verifier gets a snapshot, and nothing is confirmed for the length of a lease", "reason", reason)
+	l.following = false
+	l.depart(reason)
 }
 
-func (l *Log) read(ctx context.Context) (page, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+// enter makes this process a node and loads the log.
+func (l *Log) enter(ctx context.Context) error {
+	if err := l.join(ctx); err != nil {
+		return err
+	}
+	if err := l.load(ctx); err != nil {
+		return err
+	}
+	l.following = true
+	return nil
+}
+
+// follow reads what the source has after the ring, and reports whether it has
+// more than that.
+func (l *Log) follow(ctx context.Context) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	l.mu.Lock()
 	known, at := l.settings.log, l.ring.head
 	l.mu.Unlock()
-	var p page
-	err := l.source.View(ctx, func(r Reader) (err error) {
-		if p.settings, err = readSettings(r); err != nil {
-			return err
-		}
-		if err := continues(r, known, at, p.log); err != nil {
-			return err
-		}
-		p.records, p.mark, err = r.Records(at.Position, feed.MaxRecords)
-		return err
-	})
-	if err != nil {
-		return page{}, fmt.Errorf("read the log after position %d: %w", at.Position, err)
+	t, err := l.source.Tail(ctx, at, feed.MaxRecords)
+	if err == nil {
+		err = continues(t, known, at)
 	}
-	return p, nil
+	if err != nil {
+		return false, fmt.Errorf("read the log after position %d: %w", at.Position, err)
+	}
+	keys, err := l.published(t.SigningKeys, t.Log.MaxLifetime)
+	if err != nil {
+		return false, err
+	}
+	l.publish(settings{log: t.Log, keys: keys}, t)
+	return t.Mark.Position < t.Log.Head.Position, nil
 }
 
 // continues checks that the log found is the one known, and goes on from at.
-func continues(r Reader, known issuer.Log, at feed.Mark, found issuer.Log) error {
+func continues(t issuer.Tail, known issuer.Log, at feed.Mark) error {
 	switch {
-	case found.ID != known.ID || found.Epoch != known.Epoch:
-		return fmt.Errorf("%w: it is log %s, epoch %d", errContradicted, found.ID, found.Epoch)
-	case found.Head.Position < at.Position:
-		return fmt.Errorf("%w: it ends at %d, before %d", errContradicted, found.Head.Position, at.Position)
-	case found.Pruned.Position > at.Position:
-		return fmt.Errorf("%w: it was pruned up to %d, beyond %d", errContradicted, found.Pruned.Position, at.Position)
-	}
-	m, err := r.MarkAt(at.Position)
-	if err == nil && m != at {
+	case t.Log.ID != known.ID || t.Log.Epoch != known.Epoch:
+		return fmt.Errorf("%w: it is log %s, epoch %d", errContradicted, t.Log.ID, t.Log.Epoch)
+	case t.Log.Head.Position < at.Position:
+		return fmt.Errorf("%w: it ends at %d, before %d", errContradicted, t.Log.Head.Position, at.Position)
+	case t.Log.Pruned.Position > at.Position:
+		return fmt.Errorf("%w: it was pruned up to %d, beyond %d", errContradicted, t.Log.Pruned.Position, at.Position)
+	case t.At != at:
 		return fmt.Errorf("%w: the digest at %d is another", errContradicted, at.Position)
 	}
-	return err
+	return nil
 }
 
-func readSettings(r Reader) (s settings, err error) {
-	if s.log, err = r.Log(); err != nil {
-		return s, err
+// jwks is what was published last, and from what.
+type jwks struct {
+	keys     []issuer.SigningKey
+	lifetime time.Duration
+	at       time.Time
+	text     json.RawMessage
+}
+
+// published returns the JSON Web Key Set of the keys that live tokens may be
+// signed with. Making it costs more than all else that a commit asks of a node,
+// so it is made again when the keys change, and now and then, as keys end.
+func (l *Log) published(keys []issuer.SigningKey, lifetime time.Duration) (json.RawMessage, error) {
+	now := time.Now()
+	same := slices.EqualFunc(keys, l.jwks.keys, func(a, b issuer.SigningKey) bool {
+		return a.ID == b.ID && a.Withdrawn == b.Withdrawn && a.Retired.Equal(b.Retired)
+	})
+	if same && lifetime == l.jwks.lifetime && now.Sub(l.jwks.at) < interval {
+		return l.jwks.text, nil
 	}
-	published, err := issuer.Published(r)
+	set, err := issuer.Published(keys, lifetime, now)
 	if err != nil {
-		return s, err
+		return nil, fmt.Errorf("publish the signing keys: %w", err)
 	}
-	s.keys, err = json.Marshal(published)
-	return s, err
+	text, err := json.Marshal(set)
+	if err != nil {
+		return nil, fmt.Errorf("publish the signing keys: %w", err)
+	}
+	l.jwks = jwks{keys, lifetime, now, text}
+	return text, nil
 }
 
-// load begins from nothing: the live records of the source and its head. The
-// connections of what was before end with the reason.
-func (l *Log) load(ctx context.Context, reason string) error {
+// load begins from nothing: the live records of the source and its head.
+func (l *Log) load(ctx context.Context) error {
 	var s settings
+	var keys []issuer.SigningKey
 	var set *revset.Set
 	err := l.source.View(ctx, func(r Reader) (err error) {
-		if s, err = readSettings(r); err != nil {
+		if s.log, err = r.Log(); err != nil {
+			return err
+		}
+		if keys, err = r.SigningKeys(); err != nil {
 			return err
 		}
 		set, err = loadSet(r, s.log.Head.Position)
@@ -278,18 +394,18 @@ func (l *Log) load(ctx context.Context, reason string) error {
 	if err != nil {
 		return fmt.Errorf("read the live revocations: %w", err)
 	}
+	if s.keys, err = l.published(keys, s.log.MaxLifetime); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.set = set
-	l.generation++
 	l.settings = s
 	l.ring = newRing(l.cfg.BufferBytes, s.log.Head, l.ring.end)
 	l.settled = l.ring.end
-	if reason == "" {
-		close(l.ready)
-		return nil
-	}
-	l.dismissAll(feed.Bye{Code: feed.ByeChanged, Detail: reason})
+	l.loaded = &loaded{s.log.Head.Position, l.cfg.Clock()}
+	l.book.Read(s.log.Head.Position)
+	l.once.Do(func() { close(l.ready) })
 	return nil
 }
 
@@ -310,17 +426,23 @@ func loadSet(r Reader, head uint64) (*revset.Set, error) {
 	return set, set.Apply(batch, head)
 }
 
-// publish makes p part of the stream and wakes the connections. Names and keys
-// come before the records that need them.
-func (l *Log) publish(p page) {
-	_ = l.set.Apply(p.records, p.mark.Position) // only a set with a limit is ever full
+// publish makes what was found part of the stream and wakes the connections.
+// Names and keys come before the records that need them.
+func (l *Log) publish(s settings, t issuer.Tail) {
+	_ = l.set.Apply(t.Records, t.Mark.Position) // only a set with a limit is ever full
+	now := l.cfg.Clock()
 	l.mu.Lock()
 	end := l.ring.end
-	l.announce(p.settings)
-	if len(p.records) > 0 {
-		l.ring.records(p.mark, p.records)
+	l.announce(s)
+	if len(t.Records) > 0 {
+		l.ring.records(t.Mark, t.Records)
 		l.stats.Frames++
+		l.evidence.sent(l.row.ID, t.At.Position+1, t.Mark.Position, now)
 	}
+	l.look(t.Nodes, t.Log.Head.Position, now)
+	l.book.Read(t.Mark.Position)
+	l.raise()
+	l.settle()
 	moved, fanout := l.ring.end != end, l.fanout
 	l.mu.Unlock()
 	if moved {
@@ -373,12 +495,13 @@ func (l *Log) Live() int {
 
 // Stats counts since the start.
 type Stats struct {
-	Connections int    // open now
+	Connections int    // open now, but for the server's own
 	Frames      uint64 // frames of records, each of which went to every connection
 	Bytes       uint64 // written to verifiers
 	Resumes     uint64 // connections that went on from their position
 	Snapshots   uint64 // connections that got a snapshot
 	Slow        uint64 // connections that fell behind the ring or did not read
+	Lost        uint64 // leases that ended without having been given back
 }
 
 // Stats returns the counters.
@@ -386,7 +509,11 @@ func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.stats
-	s.Connections = len(l.fanout)
+	for _, c := range l.fanout {
+		if !c.process.own {
+			s.Connections++
+		}
+	}
 	s.Bytes = l.bytes.Load()
 	return s
 }

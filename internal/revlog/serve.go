@@ -188,15 +188,14 @@ func number(h http.Header, name string) (uint64, error) {
 // snapshot, and why. The ring answers for what it holds, the store for the
 // rest: a node that lags behind the store refuses nobody's position unasked.
 func (l *Log) plan(ctx context.Context, p presented) (start, error) {
-	select {
-	case <-l.ready:
-	default:
-		return start{}, errNotReady
-	}
 	l.mu.Lock()
 	s := start{generation: l.generation, log: l.settings.log}
 	_, held := l.ring.find(p.mark)
+	loaded := l.loaded != nil
 	l.mu.Unlock()
+	if !loaded {
+		return start{}, errNotReady
+	}
 	var err error
 	switch {
 	case p.log == "":
@@ -216,7 +215,7 @@ func (l *Log) plan(ctx context.Context, p presented) (start, error) {
 
 // judge looks in the store whether the log goes on from m.
 func (l *Log) judge(ctx context.Context, known issuer.Log, m feed.Mark) (reason string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	err = l.source.View(ctx, func(r Reader) error {
 		found, err := r.Log()

@@ -22,6 +22,7 @@ import (
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/revlog"
 )
 
@@ -181,7 +182,7 @@ func TestPingAnswered(t *testing.T) {
 		}
 		_, body, _ := feed.Split(nextFrame(t, r).Payload)
 		pong, err := feed.DecodePong(body)
-		if want := (feed.Pong{Stamp: 7, Clock: time.Now().UnixMilli()}); err != nil || pong != want {
+		if want := (feed.Pong{Stamp: 7, Clock: time.Now().UnixMilli(), Grant: time.Duration(lease.Default)}); err != nil || pong != want {
 			t.Errorf("pong = %+v, %v, want %+v", pong, err, want)
 		}
 		go func() { _ = sendFrame(conn, ws.NewCloseFrame(nil)) }()
@@ -282,46 +283,6 @@ func TestRetiredKeyPublished(t *testing.T) {
 	})
 }
 
-// Confirmation counts what verifiers acknowledged, and ends with the last.
-func TestP4WaitApplied(t *testing.T) {
-	run(t, revlog.Config{}, func(t *testing.T, w *world) {
-		if applied, n := w.log.WaitApplied(t.Context(), 1); applied != 0 || n != 0 {
-			t.Errorf("without verifiers: applied %d of %d, want none of none", applied, n)
-		}
-		vs := connected(w, 3)
-		c := w.revoke("sid", 1)
-		if applied, n := w.log.WaitApplied(t.Context(), c.Last); applied != 3 || n != 3 {
-			t.Errorf("applied %d of %d, want 3 of 3", applied, n)
-		}
-		for _, v := range w.log.Verifiers() {
-			if v.Applied != c.Last || v.Sent != c.Last {
-				t.Errorf("verifier = %+v, want it at %d", v, c.Last)
-			}
-		}
-		resume := vs[0].stall()
-		w.revoke("sid", 1)
-		synctest.Wait()
-		c = w.revoke("sid", 1)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if applied, n := w.log.WaitApplied(ctx, c.Last); applied != 2 || n != 3 || ctx.Err() == nil {
-			t.Errorf("one stalled: applied %d of %d, want 2 of 3 when the caller's time is over", applied, n)
-		}
-		resume()
-		if applied, n := w.log.WaitApplied(t.Context(), c.Last); applied != 3 || n != 3 {
-			t.Errorf("after all: applied %d of %d, want 3 of 3", applied, n)
-		}
-		stalled := vs[1].stall()
-		w.revoke("sid", 1)
-		synctest.Wait()
-		c = w.revoke("sid", 1)
-		time.AfterFunc(time.Second, func() { _ = vs[1].conn.Close(); stalled() })
-		if applied, n := w.log.WaitApplied(t.Context(), c.Last); applied != 2 || n != 2 {
-			t.Errorf("one gone: applied %d of %d, want 2 of 2", applied, n)
-		}
-	})
-}
-
 // What a verifier has applied of another log says nothing about this one, and
 // to claim it before the mark breaks the protocol.
 func TestP4ForeignPositionNotCounted(t *testing.T) {
@@ -337,8 +298,8 @@ func TestP4ForeignPositionNotCounted(t *testing.T) {
 		defer conn.Close()
 		go func() { _ = sendPing(conn, 5) }()
 		synctest.Wait() // the node waits for hello to be read
-		if applied, n := w.log.Applied(5); applied != 0 || n != 1 {
-			t.Errorf("applied %d of %d, want 0 of 1", applied, n)
+		if vs := w.log.Verifiers(); len(vs) != 1 || vs[0].Applied != 0 || vs[0].Lease != 0 {
+			t.Errorf("verifiers = %+v, want one that has applied nothing and may rely on nothing", vs)
 		}
 		for {
 			e, err := decode(nextFrame(t, r).Payload)
@@ -410,8 +371,10 @@ func TestKeyWithdrawn(t *testing.T) {
 			t.Errorf("bye = %q, want %q", got, feed.ByeKey)
 		}
 		synctest.Wait()
-		if vs := w.log.Verifiers(); len(vs) != 1 || vs[0].Name != "other" {
-			t.Errorf("verifiers = %+v, want only the other key's", vs)
+		for _, v := range w.log.Verifiers() {
+			if v.Connected != (v.Name == "other") {
+				t.Errorf("verifier %s: connected = %v", v.Name, v.Connected)
+			}
 		}
 	})
 }
@@ -539,6 +502,33 @@ func (f *faulty) View(ctx context.Context, fn func(revlog.Reader) error) error {
 	return f.Source.View(ctx, func(r revlog.Reader) error { return fn(epochReader{r, f.epoch.Load()}) })
 }
 
+func (f *faulty) Tail(ctx context.Context, after feed.Mark, limit int) (issuer.Tail, error) {
+	if f.fail.Load() {
+		return issuer.Tail{}, errors.New("disk on fire")
+	}
+	t, err := f.Source.Tail(ctx, after, limit)
+	t.Log.Epoch += f.epoch.Load()
+	return t, err
+}
+
+func (f *faulty) Update(ctx context.Context, fn func(revlog.Writer) error) error {
+	if f.fail.Load() {
+		return errors.New("disk on fire")
+	}
+	return f.Source.Update(ctx, func(w revlog.Writer) error { return fn(epochWriter{w, f.epoch.Load()}) })
+}
+
+type epochWriter struct {
+	revlog.Writer
+	more uint64
+}
+
+func (w epochWriter) Log() (issuer.Log, error) {
+	l, err := w.Writer.Log()
+	l.Epoch += w.more
+	return l, err
+}
+
 type epochReader struct {
 	revlog.Reader
 	more uint64
@@ -612,6 +602,7 @@ func TestAnotherEpoch(t *testing.T) {
 		if got := v.last(t, feed.KindBye).bye.Code; got != feed.ByeChanged {
 			t.Errorf("bye = %q, want %q", got, feed.ByeChanged)
 		}
+		synctest.Wait()
 		v.connect(w)
 		w.snapshots(v, "epoch")
 		c := w.revoke("sid", 1)

@@ -2,16 +2,19 @@ package revlog
 
 import (
 	"cmp"
-	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/lease"
 )
 
-// Verifier is a connected verifier.
+// Verifier is one that is connected, or that may still rely on what this node
+// granted it.
 type Verifier struct {
 	Process   string // random id of its process
 	Name      string // what people call it
@@ -21,17 +24,69 @@ type Verifier struct {
 	LastHeard time.Time // its last ping, or Since
 	Applied   uint64    // what it has confirmed
 	Sent      uint64    // what it was sent
+
+	Connected bool
+	Lease     time.Duration // how long it may yet rely on this node's leases; 0: it has none
+	Routes    int           // that accept tokens when it is stale
+	Tolerance time.Duration // for how long at most they do
 }
 
 // identity of a verifier: a process cannot speak for one with another key.
 type identity struct{ key, process string }
 
-// Verifiers returns the connected verifiers in the order of their names.
+// process is a verifier's process, from its first connection until it has
+// neither a connection nor a lease, nor routes that may accept without. The
+// mutex of the log guards it.
+type process struct {
+	lease.Holder
+	id     identity
+	own    bool        // the server's own
+	conn   *connection // the newest; nil where it is closed
+	last   Verifier    // as the connection before left it
+	number uint32      // in the evidence; 0: none yet
+
+	routes    int
+	tolerance time.Duration
+	lost      time.Duration // when its lease ended, if it has none; 0: it never had one, or gave it back
+}
+
+// forget drops what a node that starts over must not count on.
+func (p *process) forget() { p.Holder, p.number, p.lost = lease.Holder{}, 0, 0 }
+
+func (p *process) state() Verifier {
+	if p.conn != nil {
+		return p.conn.verifier
+	}
+	return p.last
+}
+
+func (p *process) name() string { return p.state().Name }
+
+// mayAccept says whether a route of p may accept tokens though its lease ended.
+func (p *process) mayAccept(now lease.Moment) bool {
+	return p.routes > 0 && p.lost != 0 && now.Mono < p.lost+p.tolerance
+}
+
+// named returns p as the evidence names it.
+func (p *process) named(node string) issuer.Verifier {
+	v := p.state()
+	return issuer.Verifier{Node: node, Number: p.number, Process: p.id.process, Name: v.Name, Key: p.id.key, Address: v.Address, Since: v.Since}
+}
+
+// Verifiers returns the verifiers in the order of their names, but not the
+// server's own.
 func (l *Log) Verifiers() []Verifier {
 	l.mu.Lock()
-	vs := make([]Verifier, 0, len(l.connections))
-	for _, c := range l.connections {
-		vs = append(vs, c.verifier)
+	now := l.cfg.Clock()
+	vs := make([]Verifier, 0, len(l.processes))
+	for _, p := range l.processes {
+		if p.own {
+			continue
+		}
+		v := p.state()
+		v.Applied, v.Connected, v.Routes, v.Tolerance = p.Applied(), p.conn != nil, p.routes, p.tolerance
+		v.Lease = max(p.Until()-now.Mono, 0)
+		vs = append(vs, v)
 	}
 	l.mu.Unlock()
 	slices.SortFunc(vs, func(a, b Verifier) int {
@@ -40,70 +95,93 @@ func (l *Log) Verifiers() []Verifier {
 	return vs
 }
 
-// Applied returns how many of the connected verifiers have confirmed a
-// position. It knows of no others.
-func (l *Log) Applied(position uint64) (applied, connected int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.connections {
-		if c.verifier.Applied >= position {
-			applied++
-		}
-	}
-	return applied, len(l.connections)
-}
-
-// wait is one call of WaitApplied.
-type wait struct {
-	position uint64
-	pending  int // connected verifiers that have not applied it
-	done     chan struct{}
-}
-
-// WaitApplied waits until every verifier connected at that moment has
-// confirmed position, or ctx ends, and returns what [Log.Applied] does. It
-// returns at once where none is connected.
-func (l *Log) WaitApplied(ctx context.Context, position uint64) (applied, connected int) {
-	w := &wait{position: position, done: make(chan struct{})}
-	l.mu.Lock()
-	l.waits[w] = struct{}{}
-	for _, c := range l.connections {
-		if c.verifier.Applied < position {
-			w.pending++
-		}
-	}
-	l.settle(w)
-	l.mu.Unlock()
-	select {
-	case <-w.done:
-	case <-ctx.Done():
-	}
-	l.mu.Lock()
-	delete(l.waits, w)
-	l.mu.Unlock()
-	return l.Applied(position)
-}
-
-// settle ends a wait that nobody is pending of. The caller holds mu.
-func (l *Log) settle(w *wait) {
-	if w.pending == 0 {
-		close(w.done)
-		delete(l.waits, w)
-	}
-}
-
-// confirm notes that c has applied position. The caller holds mu.
+// confirm notes that the process of c has applied the log up to a position. The
+// caller holds mu.
 func (l *Log) confirm(c *connection, position uint64) {
-	before := c.verifier.Applied
-	if position <= before || l.connections[c.identity()] != c {
+	p := c.process
+	if c.start.generation != l.generation {
+		return // it speaks of another log, or of one that was cut
+	}
+	held := l.book.Holds(&p.Holder)
+	before := l.book.Acknowledge(&p.Holder, position)
+	if position <= before {
 		return
 	}
-	c.verifier.Applied = position
-	for w := range l.waits {
-		if before < w.position && w.position <= position {
-			w.pending--
-			l.settle(w)
+	if held {
+		l.ended(p, issuer.Confirmed, before, position)
+	}
+	l.raise()
+	if len(l.peers) > 0 {
+		l.settle() // p may be who was waited for on behalf of a node that ended
+	}
+}
+
+// ended notes for the evidence how it ended with p, for what was sent after one
+// position and up to another. The caller holds mu.
+func (l *Log) ended(p *process, end issuer.End, after, upTo uint64) {
+	if p.number != 0 {
+		l.evidence.note(p.number, end, after, upTo, l.cfg.Clock())
+	}
+}
+
+// grant returns for how long the verifier may rely on what it has, counted from
+// the ping that is answered. The caller holds mu.
+func (l *Log) grant(c *connection) time.Duration {
+	p := c.process
+	if c.start.generation != l.generation {
+		return 0
+	}
+	rest := l.book.Grant(&p.Holder, c.id, l.cfg.Clock())
+	if rest > 0 {
+		p.lost = 0
+		if p.number == 0 && !p.own {
+			l.evidence.numbers++
+			p.number = l.evidence.numbers
+			l.evidence.named = append(l.evidence.named, p.named(l.row.ID))
 		}
+	}
+	return rest
+}
+
+// goodbye takes back what the connection was granted, because the verifier
+// relies on it no longer. The caller holds mu.
+func (l *Log) goodbye(c *connection) {
+	p := c.process
+	if l.book.Return(&p.Holder, c.id) {
+		p.routes = 0
+		l.ended(p, issuer.Left, p.Applied(), math.MaxUint64)
+		l.raise()
+	}
+}
+
+// expire notes the leases that have ended.
+func (l *Log) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.cfg.Clock()
+	ended := map[*lease.Holder]bool{}
+	for _, h := range l.book.Expire(now) {
+		ended[h] = true
+	}
+	for _, p := range l.processes {
+		if ended[&p.Holder] {
+			p.lost = now.Mono
+			l.stats.Lost++
+			l.ended(p, issuer.Lost, p.Applied(), math.MaxUint64)
+			l.cfg.Logger.Warn("a verifier's lease has ended: it refuses tokens, but on routes that accept when stale",
+				"verifier", p.name(), "process", p.id.process, "applied", p.Applied())
+		}
+		l.dismissProcess(p, now)
+	}
+	l.raise()
+	l.settle()
+}
+
+// dismissProcess forgets a process that nothing depends on any more. The caller
+// holds mu.
+func (l *Log) dismissProcess(p *process, now lease.Moment) {
+	if p.conn == nil && !l.book.Holds(&p.Holder) && !p.mayAccept(now) {
+		delete(l.processes, p.id)
 	}
 }
 
@@ -163,7 +241,7 @@ func (l *Log) endOverlaps() {
 
 // dismissKey ends the connections of a key. The caller holds mu.
 func (l *Log) dismissKey(key, why string) {
-	for _, c := range l.connections {
+	for _, c := range l.fanout {
 		if c.verifier.Key == key {
 			c.dismiss(feed.Bye{Code: feed.ByeKey, Detail: why})
 		}
@@ -182,10 +260,10 @@ var (
 func (l *Log) admit(c *connection) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	id := c.identity()
-	older := l.connections[id]
+	id := identity{c.verifier.Key, c.verifier.Process}
+	p := l.processes[id]
 	open := l.open[id.key]
-	if older != nil {
+	if p != nil && p.conn != nil {
 		open--
 	}
 	switch {
@@ -194,28 +272,29 @@ func (l *Log) admit(c *connection) error {
 	case open >= l.cfg.ConnectionsPerKey:
 		return errCrowded
 	}
-	if older != nil {
-		l.remove(older)
-		older.dismiss(feed.Bye{Code: feed.ByeReplaced, Detail: "the process opened a newer connection"})
+	if p == nil {
+		p = &process{id: id, own: id.key == l.cfg.Own}
+		l.processes[id] = p
 	}
+	if p.conn != nil {
+		p.conn.dismiss(feed.Bye{Code: feed.ByeReplaced, Detail: "the process opened a newer connection"})
+	}
+	l.connections++
+	c.id, c.process, p.conn = l.connections, p, c
 	l.open[id.key]++
-	l.connections[id] = c
 	l.fanout = append(slices.Clone(l.fanout), c)
-	for w := range l.waits {
-		if c.verifier.Applied < w.position {
-			w.pending++
-		}
-	}
 	l.done.Add(1)
 	return nil
 }
 
-// release forgets a connection that is closed.
+// release forgets a connection that is closed. What its verifier was granted
+// it may still rely on.
 func (l *Log) release(c *connection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.connections[c.identity()] == c {
-		l.remove(c)
+	if p := c.process; p.conn == c {
+		p.conn, p.last = nil, c.verifier
+		l.dismissProcess(p, l.cfg.Clock())
 	}
 	l.fanout = slices.DeleteFunc(slices.Clone(l.fanout), func(o *connection) bool { return o == c })
 	key := c.verifier.Key
@@ -225,17 +304,6 @@ func (l *Log) release(c *connection) {
 	l.done.Done()
 }
 
-// remove takes c out of those that count. The caller holds mu.
-func (l *Log) remove(c *connection) {
-	delete(l.connections, c.identity())
-	for w := range l.waits {
-		if c.verifier.Applied < w.position {
-			w.pending--
-			l.settle(w)
-		}
-	}
-}
-
 // dismissAll ends every connection. The caller holds mu.
 func (l *Log) dismissAll(bye feed.Bye) {
 	for _, c := range l.fanout {
@@ -243,14 +311,24 @@ func (l *Log) dismissAll(bye feed.Bye) {
 	}
 }
 
-// stop ends every connection and returns when they are closed.
+// handover is how long at most a node that stops waits until its verifiers have
+// moved to another.
+const handover = 10 * time.Second
+
+// stop ends every connection and returns when they are closed. Where there is
+// another node, verifiers get the time to move there.
 func (l *Log) stop() {
 	l.mu.Lock()
 	l.stopping = true
+	l.linger = linger
+	if l.alive(l.cfg.Clock()) > 0 {
+		l.linger = handover
+	}
+	patience := l.linger + linger
 	l.dismissAll(feed.Bye{Code: feed.ByeStopping, Detail: "the node stops; connect again"})
 	left := l.fanout
 	l.mu.Unlock()
-	force := time.AfterFunc(2*linger, func() {
+	force := time.AfterFunc(patience, func() {
 		for _, c := range left {
 			c.close()
 		}

@@ -49,6 +49,7 @@ type world struct {
 func newWorld(t testing.TB, config revlog.Config) *world {
 	t.Helper()
 	config.Issuer = testIssuer
+	config.Own = "own"
 	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: ":memory:"})
 	if err != nil {
 		t.Fatal(err)
@@ -154,6 +155,7 @@ type event struct {
 	hello      feed.Hello
 	records    []revset.Record
 	mark       feed.Mark // of records, mark and pong
+	grant      time.Duration
 	names      []string
 	keys       string
 	bye        feed.Bye
@@ -333,7 +335,7 @@ func decode(payload []byte) (e event, err error) {
 	case feed.KindPong:
 		var p feed.Pong
 		p, err = feed.DecodePong(body)
-		e.mark = p.Mark
+		e.mark, e.grant = p.Mark, p.Grant
 	case feed.KindBye:
 		err = json.Unmarshal(body, &e.bye)
 	}

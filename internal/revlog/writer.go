@@ -84,6 +84,7 @@ func (c *connection) hello() ([]byte, error) {
 		Claims:      append([]string{}, s.log.Claims...),
 		Keys:        s.keys,
 		MaxLifetime: int64((s.log.MaxLifetime + time.Second - 1) / time.Second),
+		Lease:       time.Duration(l.cfg.Lease).Milliseconds(),
 		Resumes:     c.start.reason == "",
 		Reason:      c.start.reason,
 	})
@@ -168,7 +169,7 @@ func (c *connection) missing(head feed.Mark) int {
 // catchUp appends the next records of the store, none beyond the ring's head,
 // so that the last page ends where the ring can go on.
 func (c *connection) catchUp(batch []byte, missing int) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(c.log.life, readTimeout)
+	ctx, cancel := context.WithTimeout(c.log.life, storeTimeout)
 	defer cancel()
 	var records []revset.Record
 	var m feed.Mark
@@ -208,6 +209,10 @@ func (c *connection) pongs(anyway bool) []byte {
 		return nil
 	}
 	c.answers = answers{}
+	var granted time.Duration
+	if a.pinged {
+		granted = c.log.grant(c)
+	}
 	c.log.mu.Unlock()
 	c.out = c.out[:0]
 	if a.echo != nil {
@@ -215,7 +220,7 @@ func (c *connection) pongs(anyway bool) []byte {
 	}
 	if a.pinged {
 		var pong [128]byte
-		p := feed.AppendPong(pong[:0], feed.Pong{Mark: c.at, Stamp: a.stamp, Clock: time.Now().UnixMilli()})
+		p := feed.AppendPong(pong[:0], feed.Pong{Mark: c.at, Stamp: a.stamp, Clock: c.log.cfg.Clock().Wall / int64(time.Millisecond), Grant: granted})
 		c.out = appendFrame(c.out, ws.OpBinary, p)
 	}
 	return c.out
@@ -253,6 +258,13 @@ func (c *connection) part(bye farewell) error {
 		// Two strings can always be encoded.
 		msg, _ := feed.AppendJSON(nil, feed.KindBye, feed.Bye(bye))
 		out = appendFrame(out, ws.OpBinary, msg)
+	}
+	c.log.mu.Lock()
+	stay := c.log.linger
+	c.log.mu.Unlock()
+	if bye.Code == feed.ByeStopping && stay > linger {
+		c.lasting = time.AfterFunc(stay, c.close) // for its goodbye, once it has moved
+		return c.send(out, nil)
 	}
 	out = appendFrame(out, ws.OpClose, ws.NewCloseFrameBody(closeStatus(bye.Code), ""))
 	if err := c.send(out, nil); err != nil {

@@ -1,0 +1,191 @@
+package revlog
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quashdev/quash/internal/lease"
+)
+
+// Confirmation says how far it is with a position: whether some verifier could
+// still accept what was revoked up to there.
+type Confirmation struct {
+	Position  uint64
+	Confirmed bool          // no verify that begins now accepts it, but on routes that accept when stale
+	Took      time.Duration // until it was confirmed; so far, while it is not
+	Until     time.Time     // when it is confirmed at the latest, whatever happens
+
+	// Of the verifiers that relied on this node, or do: how many have
+	// confirmed, are waited for, and ended otherwise.
+	Applied, Pending, Lost, Left int
+	Slow                         []Pending // those waited for, the first of them by name
+	Nodes                        []string  // ids of other nodes that are waited for
+
+	// StaleRoutes is how many routes of the known verifiers accept tokens when
+	// stale; Accepting, how many of those are at verifiers whose lease ended
+	// before they confirmed, so that they may accept what was revoked.
+	StaleRoutes, Accepting int
+}
+
+// Pending is a verifier that a position waits for.
+type Pending struct {
+	Process, Name, Key string
+	Applied            uint64
+	Until              time.Time // its lease ends, with its margin
+}
+
+// maxSlow bounds how many pending verifiers are named.
+const maxSlow = 100
+
+// wait is one call of WaitConfirmed.
+type wait struct {
+	position  uint64
+	committed lease.Moment // or later
+	done      chan struct{}
+	took      time.Duration // once done
+}
+
+// WaitConfirmed waits until a position that was committed before the call is
+// confirmed, or ctx ends, and says how it stands. What is revoked stays so,
+// whatever the wait ends with.
+func (l *Log) WaitConfirmed(ctx context.Context, position uint64) Confirmation {
+	now := l.cfg.Clock()
+	l.mu.Lock()
+	w := &wait{position: position, committed: l.committed(position, now), done: make(chan struct{})}
+	if !l.settleWait(w, now) {
+		l.waits[w] = struct{}{}
+		if l.slowPeers(position) {
+			wake(l.impatient)
+		}
+	}
+	l.mu.Unlock()
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.waits, w)
+	return l.describe(w, l.cfg.Clock())
+}
+
+// committed returns a moment at or after the commit of a position, the earliest
+// that is known. The caller holds mu.
+func (l *Log) committed(position uint64, now lease.Moment) lease.Moment {
+	if b := l.evidence.find(position); b != nil {
+		return b.began
+	}
+	if l.loaded != nil && position <= l.loaded.position {
+		return l.loaded.at
+	}
+	return now
+}
+
+// confirmed says whether a position is: by every node's floor, in rows that
+// were looked at after its commit; or because every lease from before that has
+// ended. The caller holds mu.
+func (l *Log) confirmed(position uint64, committed, now lease.Moment) bool {
+	if now.Mono-committed.Mono >= l.longest(position) {
+		return true
+	}
+	return now.Mono >= l.owed && l.book.Floor() >= position && l.seen >= position && len(l.behind(position, now)) == 0
+}
+
+// slowPeers says whether a position waits for other nodes. The caller holds mu.
+func (l *Log) slowPeers(position uint64) bool {
+	return l.book.Floor() >= position && len(l.peers) > 0
+}
+
+// raise does what follows from a floor that has risen. The caller holds mu.
+func (l *Log) raise() {
+	floor := l.book.Floor()
+	if floor <= l.raised {
+		return
+	}
+	l.raised = floor
+	l.evidence.reached(floor, l.cfg.Clock())
+	if len(l.peers) > 0 {
+		wake(l.risen)
+	}
+	l.settle()
+}
+
+// settle ends the waits that are over, after anything that they depend on
+// changed. The caller holds mu.
+func (l *Log) settle() {
+	now := l.cfg.Clock()
+	for w := range l.waits {
+		if l.settleWait(w, now) {
+			delete(l.waits, w)
+		} else if l.slowPeers(w.position) {
+			wake(l.impatient)
+		}
+	}
+}
+
+func (l *Log) settleWait(w *wait, now lease.Moment) bool {
+	if !l.confirmed(w.position, w.committed, now) {
+		return false
+	}
+	w.took = now.Mono - w.committed.Mono
+	if b := l.evidence.find(w.position); b != nil && b.closed && len(l.peers) == 0 {
+		w.took = min(w.took, b.began.Mono-w.committed.Mono+b.took) // it was over before somebody asked
+	}
+	close(w.done)
+	return true
+}
+
+// describe puts the state of a wait into words. The caller holds mu.
+func (l *Log) describe(w *wait, now lease.Moment) Confirmation {
+	c := Confirmation{Position: w.position, Took: w.took}
+	select {
+	case <-w.done:
+		c.Confirmed = true
+	default:
+		c.Took = now.Mono - w.committed.Mono
+		c.Until = wallAt(now, w.committed.Mono+l.longest(w.position))
+		c.Nodes = l.behind(w.position, now)
+		slices.Sort(c.Nodes)
+	}
+	if b := l.evidence.find(w.position); b != nil {
+		c.Lost, c.Left = b.ended()
+	}
+	l.describeVerifiers(&c, now)
+	return c
+}
+
+func (l *Log) describeVerifiers(c *Confirmation, now lease.Moment) {
+	for _, p := range l.processes {
+		applied := p.Applied() >= c.Position
+		holds := l.book.Holds(&p.Holder)
+		if holds && !applied && !c.Confirmed {
+			c.Slow = append(c.Slow, Pending{
+				Process: p.id.process, Name: p.name(), Key: p.id.key, Applied: p.Applied(),
+				Until: wallAt(now, p.Until()+l.cfg.Lease.Margin()),
+			})
+		}
+		if p.own {
+			continue
+		}
+		if holds && applied {
+			c.Applied++
+		}
+		c.StaleRoutes += p.routes
+		if !holds && !applied && p.mayAccept(now) {
+			c.Accepting += p.routes
+		}
+	}
+	c.Pending = len(c.Slow)
+	slices.SortFunc(c.Slow, func(a, b Pending) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Process, b.Process))
+	})
+	c.Slow = c.Slow[:min(len(c.Slow), maxSlow)]
+}
+
+// wallAt returns what the wall clock shows when the monotonic one shows at.
+func wallAt(now lease.Moment, at time.Duration) time.Time {
+	return time.Unix(0, now.Wall).Add(at - now.Mono)
+}

@@ -1,0 +1,337 @@
+package revlog
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/lease"
+)
+
+// errGone says that somebody took this node's row out, holding it for dead.
+var errGone = errors.New("another node took this one for dead")
+
+// membership is what a node knows of itself and of the others, through the rows
+// that all of them keep in the store.
+type membership struct {
+	row   issuer.Node // this node's; no ID before it has joined
+	peers map[string]peer
+	seen  uint64        // peers are as of a look that found this head
+	owed  time.Duration // until then leases may run that no row tells of
+	// loaded is where this node, as the row has it, began to read: what it
+	// found was committed before. Nil while it has not.
+	loaded *loaded
+}
+
+type loaded struct {
+	position uint64
+	at       lease.Moment
+}
+
+// peer is another node's row.
+type peer struct {
+	issuer.Node
+	since lease.Moment // when it was first seen as it is
+	owed  []identity   // who held its leases when it ended in order
+}
+
+// dead says whether every lease that the node may have granted has ended: it
+// renewed nothing for as long. A row that nobody renews grants nothing.
+func (p peer) dead(now lease.Moment) bool {
+	return now.Mono-p.since.Mono >= lease.Length(p.Lease).Whole()
+}
+
+// look notes the rows that were found together with a head.
+func (m *membership) look(nodes []issuer.Node, head uint64, now lease.Moment) {
+	peers := make(map[string]peer, len(nodes))
+	for _, n := range nodes {
+		if n.ID == m.row.ID {
+			continue
+		}
+		p, known := m.peers[n.ID]
+		if !known || p.Counter != n.Counter {
+			p.since, p.owed = now, owed(n)
+		}
+		p.Node = n
+		peers[n.ID] = p
+	}
+	m.peers, m.seen = peers, head
+}
+
+// behind returns the other nodes of which it is not known that no holder of a
+// lease of theirs lacks a position. The caller holds mu.
+func (l *Log) behind(position uint64, now lease.Moment) (nodes []string) {
+	for id, p := range l.peers {
+		if p.Floor < position && !p.dead(now) && !l.inherited(p, position) {
+			nodes = append(nodes, id)
+		}
+	}
+	return nodes
+}
+
+// inherited says whether all who held leases of a node that ended in order have
+// come here, and have applied a position: what a process has applied it refuses,
+// whoever granted the lease by which it goes on.
+func (l *Log) inherited(p peer, position uint64) bool {
+	for _, id := range p.owed {
+		if here := l.processes[id]; here == nil || here.Applied() < position {
+			return false
+		}
+	}
+	return p.owed != nil
+}
+
+// owed reads what a node wrote down as it ended. What cannot be read is as if
+// it had crashed.
+func owed(n issuer.Node) []identity {
+	var written []holder
+	if n.Owed == "" || json.Unmarshal([]byte(n.Owed), &written) != nil {
+		return nil
+	}
+	ids := make([]identity, len(written))
+	for i, h := range written {
+		ids[i] = identity{h.Key, h.Process}
+	}
+	return ids
+}
+
+// holder is how a node writes down who holds a lease.
+type holder struct {
+	Key     string `json:"key"`
+	Process string `json:"process"`
+}
+
+// longest returns the longest lease, with its margin, that any node grants, as
+// far as is known: where the rows were not looked at since the position was
+// committed, a new one may grant as long a lease as there is.
+func (m *membership) longest(position uint64) time.Duration {
+	if m.seen < position {
+		return lease.Max.Whole()
+	}
+	longest := lease.Length(m.row.Lease)
+	for _, p := range m.peers {
+		longest = max(longest, lease.Length(p.Lease))
+	}
+	return longest.Whole()
+}
+
+// alive returns how many other nodes have renewed their rows lately.
+func (m *membership) alive(now lease.Moment) (n int) {
+	for _, p := range m.peers {
+		if !p.dead(now) {
+			n++
+		}
+	}
+	return n
+}
+
+// join makes this process a node, with a new row, and renews it for the first
+// time. Whoever looks for rows after a commit must find every node that could
+// grant below it, so the row is committed before the first renewal begins.
+func (l *Log) join(ctx context.Context) error {
+	l.mu.Lock()
+	row := l.row
+	l.mu.Unlock()
+	if row.ID == "" {
+		row = issuer.Node{ID: rand.Text(), Lease: time.Duration(l.cfg.Lease), Started: time.Now()}
+		if err := l.update(ctx, func(w Writer) error { return w.PutNode(row) }); err != nil {
+			return fmt.Errorf("write this node's row: %w", err)
+		}
+		l.mu.Lock()
+		l.row = row
+		l.mu.Unlock()
+	}
+	err := l.renew(ctx)
+	if errors.Is(err, errGone) {
+		l.depart(err.Error())
+	}
+	return err
+}
+
+// depart has the process be no node any more, and ends the connections with
+// the reason. What it granted is forgotten here, so nothing is confirmed by
+// looking until all of it must have ended.
+func (l *Log) depart(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.owed = l.cfg.Clock().Mono + l.longest(0)
+	l.row, l.loaded = issuer.Node{}, nil
+	l.book, l.raised = lease.NewBook(l.cfg.Lease), 0
+	l.evidence.abandon()
+	for _, p := range l.processes {
+		p.forget()
+	}
+	l.generation++
+	l.dismissAll(feed.Bye{Code: feed.ByeChanged, Detail: reason})
+}
+
+// renew renews the node's row and reads the log's head with it: from the moment
+// before, a lease is granted to whoever has applied the log up to there.
+func (l *Log) renew(ctx context.Context) error {
+	l.mu.Lock()
+	row, known, at, loaded := l.row, l.settings.log, l.ring.head, l.loaded != nil
+	row.Counter++
+	row.Floor = l.book.Floor()
+	l.mu.Unlock()
+	if row.ID == "" {
+		return nil // it is about to join
+	}
+	began := l.cfg.Clock()
+	var found issuer.Log
+	err := l.update(ctx, func(w Writer) (err error) {
+		if found, err = w.Log(); err != nil {
+			return err
+		}
+		if loaded && (found.ID != known.ID || found.Epoch != known.Epoch || found.Head.Position < at.Position) {
+			return fmt.Errorf("%w: it is log %s, epoch %d, and ends at %d", errContradicted, found.ID, found.Epoch, found.Head.Position)
+		}
+		if err := stands(w, row.ID); err != nil {
+			return err
+		}
+		return w.PutNode(row)
+	})
+	if err != nil {
+		return fmt.Errorf("renew this node's row: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.row.ID == row.ID {
+		l.row = row
+		l.book.Renewed(began, found.Head.Position)
+	}
+	return nil
+}
+
+func stands(w Writer, id string) error {
+	nodes, err := w.Nodes()
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n.ID == id {
+			return nil
+		}
+	}
+	return errGone
+}
+
+// beat renews until ctx ends: at each beat, and whenever the floor has risen
+// while there are other nodes, to whom the row has to tell it.
+func (l *Log) beat(ctx context.Context) {
+	tick := time.NewTicker(l.cfg.Lease.Beat())
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-l.risen:
+		}
+		err := l.renew(ctx)
+		if errors.Is(err, errGone) || errors.Is(err, errContradicted) {
+			select {
+			case l.begin <- err.Error():
+			default: // it has been told
+			}
+			continue
+		}
+		if err != nil && !failing && ctx.Err() == nil {
+			l.cfg.Logger.Error("this node's row cannot be renewed; verifiers refuse when their leases end, unless it succeeds before", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+// leave takes the node's row out, or, where verifiers rely on it still, writes
+// down who they are: the next node need not wait for those who come to it.
+func (l *Log) leave(ctx context.Context) {
+	l.mu.Lock()
+	row := l.row
+	row.Counter++
+	row.Floor = l.book.Floor()
+	holders := []holder{}
+	for _, p := range l.processes {
+		if l.book.Holds(&p.Holder) {
+			holders = append(holders, holder{p.id.key, p.id.process})
+		}
+	}
+	l.mu.Unlock()
+	if row.ID == "" {
+		return
+	}
+	err := l.update(ctx, func(w Writer) error {
+		if err := stands(w, row.ID); err != nil {
+			return err
+		}
+		if len(holders) == 0 {
+			return w.DeleteNode(row.ID)
+		}
+		// Names and ids can always be encoded.
+		written, _ := json.Marshal(holders)
+		row.Owed = string(written)
+		return w.PutNode(row)
+	})
+	switch {
+	case errors.Is(err, errGone):
+	case err != nil:
+		l.cfg.Logger.Warn("this node's row stays behind; revocations are confirmed a lease later until it counts as dead", "error", err)
+	case len(holders) > 0:
+		l.cfg.Logger.Info("verifiers go on until their leases end", "verifiers", len(holders), "lease", time.Duration(l.cfg.Lease))
+	}
+}
+
+// bury takes out the rows of nodes that are dead.
+func (l *Log) bury(ctx context.Context) {
+	now := l.cfg.Clock()
+	l.mu.Lock()
+	var dead []issuer.Node
+	for _, p := range l.peers {
+		if p.dead(now) {
+			dead = append(dead, p.Node)
+		}
+	}
+	l.mu.Unlock()
+	if len(dead) == 0 {
+		return
+	}
+	err := l.update(ctx, func(w Writer) error {
+		nodes, err := w.Nodes()
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			for _, d := range dead {
+				if n.ID != d.ID || n.Counter != d.Counter {
+					continue
+				}
+				if err := w.DeleteNode(n.ID); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		l.cfg.Logger.Warn("the row of a dead node could not be taken out; it is tried again", "error", err)
+	}
+}
+
+func (l *Log) update(ctx context.Context, fn func(Writer) error) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return l.source.Update(ctx, fn)
+}
+
+// wake leaves a value in c, unless there is one.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
