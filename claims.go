@@ -54,6 +54,25 @@ func NewContext(ctx context.Context, c *Claims) context.Context {
 // FromContext returns the claims that ctx carries, and nil where it carries
 // none: outside of [Verifier.Protect] and [NewContext].
 func FromContext(ctx context.Context) *Claims {
-	c, _ := ctx.Value(contextKey{}).(*Claims)
+	c, _ := admitted(ctx)
 	return c
+}
+
+// tolerated is what the context of a route that accepts tokens while stale
+// carries in place of the claims alone.
+type tolerated struct {
+	claims    *Claims
+	tolerance time.Duration
+}
+
+// admitted returns the claims that ctx carries, and for how long after the
+// lease they are good where they were accepted.
+func admitted(ctx context.Context) (*Claims, time.Duration) {
+	switch c := ctx.Value(contextKey{}).(type) {
+	case *Claims:
+		return c, 0
+	case *tolerated:
+		return c.claims, c.tolerance
+	}
+	return nil, 0
 }

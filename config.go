@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"os"
 	"strings"
+
+	"github.com/quashdev/quash/internal/lease"
 )
 
 const defaultCacheBytes = 32 << 20
@@ -57,6 +59,8 @@ type Config struct {
 	MaxRevocations int
 	// Logger gets a record at each change of state. Nil: none.
 	Logger *slog.Logger
+
+	clock lease.Clock // nil: the machine's
 }
 
 // complete checks c, fills in the defaults, and returns the feed's address
@@ -85,6 +89,9 @@ func (c Config) complete() (Config, *url.URL, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.clock == nil {
+		c.clock = lease.System()
 	}
 	u, err := c.feedURL()
 	return c, u, err

@@ -3,6 +3,7 @@ package quash
 import (
 	"time"
 
+	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/revset"
 )
 
@@ -24,6 +25,22 @@ func StepNode(v *Verifier, by time.Duration) {
 	v.follower.mu.Lock()
 	defer v.follower.mu.Unlock()
 	v.follower.clock = v.follower.clock.Add(by)
+}
+
+// SetClock gives a verifier of c another clock than the machine's.
+func SetClock(c *Config, clock lease.Clock) { c.clock = clock }
+
+// EndLease ends what the verifier was granted, without a node. The function
+// that it returns grants it a lease from now.
+func EndLease(v *Verifier) (grant func()) {
+	f := &v.follower
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.leases)
+	now := f.config.clock()
+	f.weigh(now)
+	next := &freshness{lease: deadline{lease.Default, now, now.Mono + time.Duration(lease.Default)}}
+	return func() { f.fresh.Store(next) }
 }
 
 // Watches returns how many contexts of NotifyContext the verifier keeps, and

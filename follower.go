@@ -1,7 +1,6 @@
 package quash
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,15 +18,15 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/revset"
 )
 
 const (
-	pingEvery  = 5 * time.Second
-	patience   = 15 * time.Second // without word from the node before the connection is given up
 	clockSkew  = 10 * time.Second // between this clock and the node's that is borne
 	retryFirst = 20 * time.Millisecond
 	retryLast  = 2 * time.Second
+	partWithin = 5 * time.Second // for a goodbye, and the closing of a connection
 
 	// forgetBudget is how many entries a second are looked at: a set of 16
 	// million is gone through in four minutes, in well under a millisecond each.
@@ -46,7 +46,13 @@ type refusal struct{ error }
 
 func (r refusal) Unwrap() error { return r.error }
 
-var errSilent = fmt.Errorf("no word from the node for %s", patience)
+// stopping is the end of a connection that is open still: the node said that it
+// is about to close it.
+type stopping struct{ error }
+
+func (s stopping) Unwrap() error { return s.error }
+
+var errSilent = errors.New("no word from the node for too long")
 
 // follower keeps a verifier's state in step with the feed of one node at a
 // time. Its run is the only writer of state; forget shares the set with it.
@@ -58,24 +64,37 @@ type follower struct {
 	watches *watches
 	log     *slog.Logger
 
-	state   atomic.Pointer[state]  // nil before the first complete snapshot
-	stale   atomic.Pointer[string] // why tokens are refused; nil while they are not
-	started chan error             // one value: nil when first in step, or a refusal
-	opening bool                   // nothing was sent to started yet; run's
+	state   atomic.Pointer[state]     // nil before the first complete snapshot
+	fresh   atomic.Pointer[freshness] // never nil once init has run
+	started chan error                // one value: nil when first fresh, or a refusal
 
-	writing sync.Mutex // guards the writer's side of the set in state
+	sessions sync.WaitGroup
+	writing  sync.Mutex // guards the writer's side of the set in state
 
 	mu        sync.Mutex // guards what follows
+	opening   bool       // nothing was sent to started yet
 	at        bookmark
 	connected bool
 	since     time.Time
-	heard     time.Time     // when the latest pong came
+	current   *session // that acknowledges; nil while there is none
+	leaving   *session // whose node stops; nil while there is none
+
+	leases map[*session]deadline // by connection; under nil the latest of those that are closed
+	relied deadline              // the latest lease, though it has ended
+	alarm  *time.Timer           // rings when that ends
+
+	heard     lease.Moment  // when the latest pong came
 	clock     time.Time     // the node's by that pong; zero before the first one
 	trip      time.Duration // how long before heard the node may have read it
 	doubt     string        // reasons to be stale, by weight
 	skew      string
-	closed    bool
-	failure   error // why the latest connection failed; nil once in step
+	closing   bool
+	announced string // why it is stale, as was told; empty: it is not
+	spells    int    // how often it became so
+	failure   error  // why the latest connection failed; nil once in step
+
+	routes     int             // that accept tokens while stale
+	tolerances []time.Duration // for how long, each once
 }
 
 // bookmark says what history has been applied.
@@ -95,15 +114,22 @@ func (f *follower) init(c Config, address *url.URL, w *watches) {
 	}
 	f.process = rand.Text()
 	f.started, f.opening = make(chan error, 1), true
-	f.since = time.Now()
+	f.since = f.now()
+	f.leases = make(map[*session]deadline)
+	f.alarm = time.AfterFunc(time.Hour, f.ring)
+	f.fresh.Store(new(freshness))
+	f.announced = "it has not begun yet"
 	f.skew = "the node's clock is not known yet"
 	f.suspect("it has not caught up with the log yet")
 }
+
+func (f *follower) now() time.Time { return time.Unix(0, f.config.clock().Wall) }
 
 // run follows the node, connection after connection, until soft ends; it then
 // says goodbye, for as long as hard lives.
 func (f *follower) run(soft, hard context.Context) {
 	defer f.client.CloseIdleConnections()
+	defer f.sessions.Wait()
 	wait := retryFirst
 	for {
 		stepped, err := f.session(soft, hard)
@@ -114,7 +140,7 @@ func (f *follower) run(soft, hard context.Context) {
 			wait = retryFirst
 		}
 		f.lost(err)
-		if _, ok := errors.AsType[refusal](err); ok && f.start(err) {
+		if _, ok := errors.AsType[refusal](err); ok && f.fail(err) {
 			return
 		}
 		select {
@@ -126,37 +152,21 @@ func (f *follower) run(soft, hard context.Context) {
 	}
 }
 
-// session opens a connection and serves it until it ends. It reports whether
-// the verifier came in step.
+// session opens a connection and serves it until it has ended, or the node is
+// about to end it. It reports whether the verifier came in step.
 func (f *follower) session(soft, hard context.Context) (stepped bool, err error) {
 	conn, err := f.dial(soft)
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithCancelCause(hard)
-	s := &session{follower: f, conn: conn, wake: make(chan struct{}, 1)}
-	s.silence = time.AfterFunc(patience, func() { cancel(errSilent) })
-	parted := make(chan struct{})
-	stop := context.AfterFunc(soft, func() {
-		defer close(parted)
-		conn.Close(websocket.StatusNormalClosure, "the verifier closes")
-	})
-	err = s.serve(ctx)
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	if !stop() {
-		<-parted
-	}
-	s.silence.Stop()
-	cancel(nil)
-	conn.CloseNow()
-	s.pinging.Wait()
+	s := newSession(f, conn)
+	f.sessions.Go(func() { s.live(soft, hard) })
+	err = <-s.over
 	return s.stepped, err
 }
 
 func (f *follower) dial(ctx context.Context) (*websocket.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSilent)
+	ctx, cancel := context.WithTimeoutCause(ctx, lease.Default.Patience(), errSilent)
 	defer cancel()
 	conn, response, err := websocket.Dial(ctx, f.address.String(), &websocket.DialOptions{
 		HTTPClient:   f.client,
@@ -225,13 +235,14 @@ func (f *follower) apply(records []revset.Record, m feed.Mark) error {
 func (f *follower) forget() {
 	st := f.state.Load()
 	f.mu.Lock()
-	now := f.clock.Add(time.Since(f.heard))
+	moment := f.config.clock()
+	now := f.clock.Add(moment.Mono - f.heard.Mono)
 	known := !f.clock.IsZero()
 	f.mu.Unlock()
 	if st == nil || !known {
 		return
 	}
-	if local := time.Now(); local.Before(now) {
+	if local := time.Unix(0, moment.Wall); local.Before(now) {
 		now = local
 	}
 	f.writing.Lock()
@@ -249,31 +260,20 @@ func (f *follower) bookmark() bookmark {
 func (f *follower) arrive() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.connected, f.since = true, time.Now()
+	f.connected, f.since = true, f.now()
 }
 
 // step notes that everything up to the head of the hello has been applied.
 func (f *follower) step(h *feed.Hello) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.failure, f.doubt = nil, ""
 	f.log.Info("in step with the node", "log", h.Log, "epoch", h.Epoch, "position", f.at.Position, "resumed", h.Resumes, "reason", h.Reason)
-	f.weigh()
-	f.mu.Unlock()
-	f.settle()
-}
-
-// settle lets Open return once the verifier is in step and knows the
-// node's clock.
-func (f *follower) settle() {
-	f.mu.Lock()
-	settled := f.doubt == "" && !f.clock.IsZero()
-	f.mu.Unlock()
-	if settled {
-		f.start(nil)
-	}
+	f.weigh(f.config.clock())
 }
 
 // start tells Open how the start went, and reports whether it was still open.
+// The caller holds mu.
 func (f *follower) start(err error) bool {
 	if !f.opening {
 		return false
@@ -281,6 +281,12 @@ func (f *follower) start(err error) bool {
 	f.opening = false
 	f.started <- err
 	return true
+}
+
+func (f *follower) fail(err error) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.start(err)
 }
 
 // lost notes the end of a connection, or that there was none.
@@ -294,7 +300,7 @@ func (f *follower) lost(err error) {
 		f.log.Warn("no connection to the node: trying again", "error", err)
 	}
 	if f.connected {
-		f.connected, f.since = false, time.Now()
+		f.connected, f.since = false, f.now()
 	}
 	f.failure = err
 }
@@ -309,83 +315,86 @@ func (f *follower) unready(cause error) error {
 	return fmt.Errorf("not ready yet: %w: latest attempt: %w", cause, f.failure)
 }
 
-// suspect makes the verifier stale until it is in step.
-func (f *follower) suspect(doubt string) {
+// check looks at the clocks.
+func (f *follower) check() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.doubt = doubt
-	f.weigh()
+	f.compare(f.config.clock())
 }
 
-// tell learns the node's clock from a pong: it was read between the ping's
-// sending and now.
-func (f *follower) tell(p feed.Pong) {
-	now := time.Now()
-	sent := time.UnixMilli(min(int64(p.Stamp), now.UnixMilli()))
-	if earliest := now.Add(-patience); sent.Before(earliest) {
-		sent = earliest
-	}
-	f.mu.Lock()
-	f.heard, f.clock, f.trip = now, time.UnixMilli(p.Clock), now.Sub(sent)
-	f.mu.Unlock()
-	f.compare()
-	f.settle()
-}
-
-// compare makes the verifier stale while its wall clock and the node's part.
-// The node's is carried on by the monotonic clock, so that a step of the wall
-// clock shows while no node is there to ask.
-func (f *follower) compare() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.clock.IsZero() {
-		return
-	}
-	now, earliest := time.Now(), f.clock.Add(time.Since(f.heard))
-	latest := earliest.Add(f.trip)
-	f.skew = ""
-	if now.Before(earliest.Add(-clockSkew)) || now.After(latest.Add(clockSkew)) {
-		f.skew = fmt.Sprintf("its clock is more than %s off the node's: set both by NTP", clockSkew)
-	}
-	f.weigh()
-}
-
+// close makes the verifier stale for good. What was granted is dropped before
+// any node is told.
 func (f *follower) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.closed = true
-	f.weigh()
+	f.closing = true
+	f.weigh(f.config.clock())
 }
 
-// reason says why the verifier is stale; empty: it is not. The caller holds mu.
-func (f *follower) reason() string {
-	if f.closed {
-		return "it was closed"
-	}
-	return cmp.Or(f.doubt, f.skew)
-}
-
-// weigh makes the verifier stale or fresh by the reasons there are. The caller
-// holds mu.
-func (f *follower) weigh() {
-	reason, old := f.reason(), f.stale.Load()
-	switch {
-	case reason == "" && old != nil:
-		f.stale.Store(nil)
-		f.log.Info("fresh: accepting tokens")
-	case reason != "" && (old == nil || *old != reason):
-		f.stale.Store(&reason)
-		f.watches.recheck()
-		level := slog.LevelWarn
-		if f.closed || f.clock.IsZero() { // to be expected: it ends, or has not begun
-			level = slog.LevelInfo
-		}
-		f.log.Log(context.Background(), level, "stale: refusing tokens", "reason", reason)
-	}
-}
-
-func (f *follower) status() Status {
+// speaks notes which connection acknowledges from now on.
+func (f *follower) speaks(s *session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return Status{Connected: f.connected && !f.closed, Log: f.at.log, Epoch: f.at.epoch, Since: f.since, LastHeard: f.heard}
+	f.current = s
+}
+
+// leave keeps a connection whose node stops until another has a lease. One that
+// stops before it was of use is not waited for.
+func (f *follower) leave(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.current = nil
+	if f.leaving != nil {
+		f.sessions.Go(s.part)
+		return
+	}
+	f.leaving = s
+}
+
+// tolerate notes a route that accepts tokens for some time after the lease.
+func (f *follower) tolerate(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.routes++
+	if !slices.Contains(f.tolerances, d) {
+		f.tolerances = append(f.tolerances, d)
+	}
+	if f.current != nil {
+		f.current.acknowledge()
+	}
+}
+
+// tolerated returns how many routes accept tokens while stale, and for how long
+// at most. The caller holds mu.
+func (f *follower) tolerated() (routes int, most time.Duration) {
+	for _, t := range f.tolerances {
+		most = max(most, t)
+	}
+	return f.routes, most
+}
+
+// status fills in what a follower knows of it.
+func (f *follower) status(s *Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fresh := f.fresh.Load()
+	if fresh == nil {
+		return
+	}
+	now := f.config.clock()
+	s.Connected, s.Since = f.connected && !f.closing, f.since
+	s.Log, s.Epoch, s.Spells = f.at.log, f.at.epoch, f.spells
+	if f.heard != (lease.Moment{}) {
+		s.LastHeard = time.Unix(0, f.heard.Wall)
+	}
+	routes, most := f.tolerated()
+	s.TolerantRoutes, s.ToleranceSeconds = routes, most.Seconds()
+	_, err := fresh.bear(now, most)
+	s.Stale, s.accepting = fresh.reason(now), err == nil
+	if d := fresh.lease; d.length != 0 {
+		s.LeaseSeconds, s.LeaseUntil = time.Duration(d.length).Seconds(), time.Unix(0, d.wall())
+		if !d.over(now) {
+			s.left = d.until - now.Mono
+		}
+	}
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Answers to requests that no token could mend. They are Protect's own.
@@ -21,7 +23,18 @@ var (
 // header (RFC 6750, section 2.1). Query parameters and bodies are not looked
 // at. A request without a token is answered with 401 and no error code (section
 // 3.1), a malformed one with 400.
-func (v *Verifier) Protect(h http.Handler) http.Handler {
+//
+// Each call is one route, which counts for as long as the verifier lives; its
+// policy is to refuse while the verifier is stale, unless an option says
+// otherwise.
+func (v *Verifier) Protect(h http.Handler, options ...Option) http.Handler {
+	var policy route
+	for _, option := range options {
+		option(&policy)
+	}
+	if policy.tolerance > 0 {
+		v.follower.tolerate(policy.tolerance)
+	}
 	find := v.config.Token
 	if find == nil {
 		find = bearer
@@ -36,12 +49,16 @@ func (v *Verifier) Protect(h http.Handler) http.Handler {
 			WriteError(w, r, errNoToken)
 			return
 		}
-		claims, err := v.Verify(token)
+		e, late, err := v.admit(token, policy.tolerance)
 		if err != nil {
 			WriteError(w, r, err)
 			return
 		}
-		h.ServeHTTP(w, r.WithContext(NewContext(r.Context(), claims)))
+		if late != inTime {
+			v.borne.Add(1)
+			w.Header().Set("Quash-Stale", strconv.FormatInt(int64(late/time.Second), 10))
+		}
+		h.ServeHTTP(w, r.WithContext(policy.context(r.Context(), &e.claims)))
 	})
 }
 

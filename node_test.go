@@ -34,11 +34,12 @@ type node struct {
 	hello  feed.Hello
 	skew   atomic.Int64 // milliseconds that its clock is ahead
 	mute   atomic.Bool  // it answers no pings
+	grant  atomic.Int64 // what its pongs grant, as a duration
+	delay  atomic.Int64 // of its pongs, as a duration
+	hang   atomic.Bool  // connecting takes for ever
 	status atomic.Int64 // answer to every request, unless it is 0
 	dials  atomic.Int64
-	asked  atomic.Int64  // requests
-	stuck  atomic.Bool   // it reads no more, until
-	free   chan struct{} // is closed
+	asked  atomic.Int64 // requests
 
 	connections chan net.Conn
 	peers       chan *peer
@@ -47,11 +48,12 @@ type node struct {
 
 func newNode(t testing.TB) *node {
 	key := must(jws.Generate(jws.Ed25519))
-	n := &node{t: t, key: key, connections: make(chan net.Conn), peers: make(chan *peer, 16), free: make(chan struct{})}
+	n := &node{t: t, key: key, connections: make(chan net.Conn), peers: make(chan *peer, 16)}
 	n.hello = feed.Hello{
-		Log: "log-1", Epoch: 1, Issuer: testIssuer, HashSecret: make([]byte, 32), MaxLifetime: 300,
+		Log: "log-1", Epoch: 1, Issuer: testIssuer, HashSecret: make([]byte, 32), MaxLifetime: 300, Lease: 30_000,
 		Claims: []string{"jti", "kid", "sid", "sub"}, Keys: keySet(key),
 	}
+	n.grant.Store(int64(30 * time.Second))
 	n.server = &http.Server{Handler: n}
 	go n.server.Serve(n)
 	t.Cleanup(func() { n.server.Close() })
@@ -89,6 +91,10 @@ func (n *node) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if n.status.Load() < 0 {
 		return nil, errors.New("connection refused")
 	}
+	if n.hang.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	ours, theirs := net.Pipe()
 	select {
 	case n.connections <- theirs:
@@ -115,7 +121,10 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(feed.MaxPing)
-	p := &peer{node: n, conn: conn, header: r.Header.Clone(), acked: make(chan uint64, 1<<16), order: make(chan struct{}, 1)}
+	p := &peer{
+		node: n, conn: conn, header: r.Header.Clone(), acked: make(chan uint64, 1<<16), order: make(chan struct{}, 1),
+		free: make(chan struct{}), goodbye: make(chan struct{}),
+	}
 	n.peers <- p
 	p.answer()
 }
@@ -152,7 +161,12 @@ type peer struct {
 	*node
 	conn   *websocket.Conn
 	header http.Header
-	acked  chan uint64 // Applied of each ping
+	acked  chan uint64               // Applied of each ping
+	ping   atomic.Pointer[feed.Ping] // the latest
+	stuck  atomic.Bool               // it reads no more, until
+	free   chan struct{}             // is closed
+
+	goodbye chan struct{} // closed when the verifier has said it
 
 	order chan struct{} // held while sending what moves or tells the mark
 	mark  feed.Mark     // of what was sent
@@ -170,16 +184,27 @@ func (p *peer) answer() {
 			<-p.free
 		}
 		kind, body, _ := feed.Split(message)
+		if kind == feed.KindGoodbye {
+			close(p.goodbye)
+			continue
+		}
 		ping, err := feed.DecodePing(body)
 		if kind != feed.KindPing || err != nil {
 			p.t.Errorf("the verifier sent kind %d: %v", kind, err)
 		}
+		select {
+		case <-p.goodbye:
+			p.t.Error("the verifier pings after its goodbye")
+		default:
+		}
+		p.ping.Store(&ping)
 		p.acked <- ping.Applied
+		time.Sleep(time.Duration(p.delay.Load()))
 		p.order <- struct{}{}
 		if ping.Applied > p.mark.Position {
 			p.t.Errorf("ping acknowledges %d, above %d, which was sent", ping.Applied, p.mark.Position)
 		}
-		pong := feed.Pong{Mark: p.mark, Stamp: ping.Stamp, Clock: time.Now().UnixMilli() + p.skew.Load()}
+		pong := feed.Pong{Mark: p.mark, Stamp: ping.Stamp, Clock: time.Now().UnixMilli() + p.skew.Load(), Grant: time.Duration(p.grant.Load())}
 		if !p.mute.Load() {
 			p.send(feed.AppendPong(nil, pong))
 		}

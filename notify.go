@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quashdev/quash/internal/revset"
 )
@@ -12,7 +13,8 @@ import (
 // NotifyContext returns a context that ends when the token whose claims ctx
 // carries is no longer accepted, with a cause (see [context.Cause]) that
 // matches [ErrRevoked], [ErrExpired], [ErrStale], or [ErrInvalid] where its key
-// was withdrawn. It is for what lives longer than a request: a WebSocket, an
+// was withdrawn. Behind [AcceptStale] it outlives the lease, for as long as the
+// route accepts tokens then. It is for what lives longer than a request: a WebSocket, an
 // event stream, a long job. It ends with ctx, too, or when the function
 // returned is called, which must happen to release what it holds.
 //
@@ -20,7 +22,7 @@ import (
 // from the start with [ErrInvalid]: a handler that was left unprotected must
 // not live for ever.
 func NotifyContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	c := FromContext(ctx)
+	c, tolerance := admitted(ctx)
 	if c == nil || c.verifier == nil {
 		ctx, end := context.WithCancelCause(ctx)
 		end(fmt.Errorf("%w: the context carries no claims: is the handler behind Protect?", ErrInvalid))
@@ -28,7 +30,7 @@ func NotifyContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 	ctx, stop := context.WithDeadlineCause(ctx, c.Expires, ErrExpired)
 	ctx, end := context.WithCancelCause(ctx)
-	w := &watch{token: c.token, end: end}
+	w := &watch{token: c.token, tolerance: tolerance, end: end}
 	c.verifier.watch(w)
 	context.AfterFunc(ctx, func() {
 		c.verifier.watches.remove(w)
@@ -42,13 +44,13 @@ func NotifyContext(ctx context.Context) (context.Context, context.CancelFunc) {
 // finds w.
 func (v *Verifier) watch(w *watch) {
 	for {
-		e, err := v.admit(w.token)
+		e, _, err := v.admit(w.token, w.tolerance)
 		if err != nil {
 			w.end(err)
 			return
 		}
 		v.watches.put(w, e)
-		if again, err := v.admit(w.token); err == nil && again.generation == e.generation {
+		if again, _, err := v.admit(w.token, w.tolerance); err == nil && again.generation == e.generation {
 			return
 		}
 	}
@@ -63,8 +65,9 @@ func (v *Verifier) recheck() {
 
 // watch is a context that ends with its token.
 type watch struct {
-	token string
-	end   context.CancelCauseFunc
+	token     string
+	tolerance time.Duration // for how long after the lease it goes on
+	end       context.CancelCauseFunc
 
 	// The registry's mutex guards what follows.
 	entry  *entry // under whose keys the watch is registered

@@ -7,14 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/revset"
 )
 
@@ -29,29 +32,112 @@ const maxLifetime = 10 * 365 * 24 * time.Hour
 //
 // Pings begin where records may begin. Claims and keys may also come before
 // the mark. Anything else is a fault.
+//
+// A node that says bye because it stops keeps the connection open for a while.
+// Nothing that comes after is applied; the verifier says goodbye once another
+// connection has a lease.
 type session struct {
 	*follower
 	conn    *websocket.Conn
+	end     context.CancelCauseFunc
 	silence *time.Timer // ends the connection, unless the node is heard
 	hello   feed.Hello
+	length  lease.Length
 	aside   *state // built from a snapshot; nil where none is on its way
+	begun   bool   // records may come, and leases
 	stepped bool
+	over    chan error // one value: the connection has ended, or is being left
 
+	applied atomic.Uint64 // position that is acknowledged
+	sent    sendings
+	left    atomic.Bool   // pings no more
 	wake    chan struct{} // holds a value while there is something to acknowledge
-	pinging sync.WaitGroup
+	bid     sync.Once
+	parting chan struct{} // closed when the verifier is to say goodbye
+	said    chan struct{} // closed when it says nothing any more
 
 	message bytes.Buffer
 	records []revset.Record
 }
 
+func newSession(f *follower, conn *websocket.Conn) *session {
+	return &session{
+		follower: f, conn: conn, length: lease.Default, over: make(chan error, 1),
+		wake: make(chan struct{}, 1), parting: make(chan struct{}), said: make(chan struct{}),
+	}
+}
+
+// live serves the connection until it has ended; when soft ends, it says
+// goodbye.
+func (s *session) live(soft, hard context.Context) {
+	ctx, end := context.WithCancelCause(hard)
+	s.end = end
+	s.silence = time.AfterFunc(s.length.Patience(), func() { end(errSilent) })
+	go s.speak(ctx)
+	parted := make(chan struct{})
+	stop := context.AfterFunc(soft, func() {
+		defer close(parted)
+		s.part()
+	})
+	err := s.serve(ctx)
+	_, left := errors.AsType[stopping](err)
+	if left {
+		s.linger(ctx, err)
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if !stop() {
+		<-parted
+	}
+	s.silence.Stop()
+	end(nil)
+	s.conn.CloseNow()
+	<-s.said
+	s.closed(s)
+	if !left {
+		s.over <- err
+	}
+}
+
+// linger lets the follower turn to another node, and reads on without looking
+// until this one closes the connection, or the lease from it must have ended.
+func (s *session) linger(ctx context.Context, why error) {
+	s.left.Store(true)
+	s.silence.Reset(time.Duration(s.length))
+	s.leave(s)
+	s.over <- why
+	for {
+		_, r, err := s.conn.Reader(ctx)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// part says goodbye, and then closes the connection. The verifier must not rely
+// any more on what was granted on it.
+func (s *session) part() {
+	s.bid.Do(func() {
+		late := time.AfterFunc(partWithin, func() { s.end(errSilent) })
+		defer late.Stop()
+		close(s.parting)
+		<-s.said
+		s.conn.Close(websocket.StatusNormalClosure, "the verifier closes")
+	})
+}
+
 func (s *session) serve(ctx context.Context) error {
 	kind, body, err := s.read(ctx)
 	if err == nil {
-		err = s.greet(ctx, kind, body)
+		err = s.greet(kind, body)
 	}
 	for err == nil {
 		if kind, body, err = s.read(ctx); err == nil {
-			err = s.take(ctx, kind, body)
+			err = s.take(kind, body)
 		}
 	}
 	return err
@@ -79,7 +165,7 @@ func (s *session) read(ctx context.Context) (feed.Kind, []byte, error) {
 	return k, body, nil
 }
 
-func (s *session) greet(ctx context.Context, kind feed.Kind, body []byte) error {
+func (s *session) greet(kind feed.Kind, body []byte) error {
 	if kind == feed.KindBye {
 		return s.bye(body)
 	}
@@ -90,7 +176,7 @@ func (s *session) greet(ctx context.Context, kind feed.Kind, body []byte) error 
 	if err != nil {
 		return fault{fmt.Errorf("the node's hello: %w", err)}
 	}
-	s.silence.Reset(patience)
+	s.silence.Reset(s.length.Patience())
 	s.arrive()
 	at, known := s.bookmark(), s.state.Load()
 	same := known != nil && at.log == s.hello.Log && at.epoch == s.hello.Epoch
@@ -100,7 +186,7 @@ func (s *session) greet(ctx context.Context, kind feed.Kind, body []byte) error 
 	case s.hello.Resumes:
 		st.set = known.set
 		s.publish(st)
-		s.begin(ctx)
+		s.begin()
 		return nil
 	case known != nil && !same:
 		s.suspect("the node's log is another than the one that was followed")
@@ -132,6 +218,10 @@ func (s *session) readHello(body []byte) (*state, error) {
 	if st.audience == "" {
 		st.audience = h.Issuer
 	}
+	s.length = lease.Length(min(max(h.Lease, 0), 1<<40) * int64(time.Millisecond))
+	if err := s.length.Check(); err != nil {
+		return nil, err
+	}
 	if err := st.setKeys(h.Keys); err != nil {
 		return nil, err
 	}
@@ -139,7 +229,7 @@ func (s *session) readHello(body []byte) (*state, error) {
 }
 
 // take handles a message after hello.
-func (s *session) take(ctx context.Context, kind feed.Kind, body []byte) error {
+func (s *session) take(kind feed.Kind, body []byte) error {
 	switch kind {
 	case feed.KindClaims:
 		return s.takeClaims(body)
@@ -150,7 +240,7 @@ func (s *session) take(ctx context.Context, kind feed.Kind, body []byte) error {
 	case feed.KindSnapshot:
 		return s.takeSnapshot(body)
 	case feed.KindMark:
-		return s.takeMark(ctx, body)
+		return s.takeMark(body)
 	case feed.KindPong:
 		return s.takePong(body)
 	case feed.KindBye:
@@ -199,6 +289,7 @@ func (s *session) takeRecords(body []byte) error {
 	if err := s.apply(records, m); err != nil {
 		return err
 	}
+	s.applied.Store(m.Position)
 	s.acknowledge()
 	s.watches.applied(records)
 	s.reach(m.Position)
@@ -214,7 +305,7 @@ func (s *session) takeSnapshot(body []byte) error {
 	if err != nil {
 		return fault{err}
 	}
-	s.silence.Reset(patience)
+	s.silence.Reset(s.length.Patience())
 	if err := s.aside.set.Apply(records, 0); err != nil {
 		return fault{err}
 	}
@@ -222,7 +313,7 @@ func (s *session) takeSnapshot(body []byte) error {
 }
 
 // takeMark puts the snapshot in the place of what the verifier had.
-func (s *session) takeMark(ctx context.Context, body []byte) error {
+func (s *session) takeMark(body []byte) error {
 	if s.aside == nil {
 		return faultf("the node sent a mark without a snapshot")
 	}
@@ -245,7 +336,7 @@ func (s *session) takeMark(ctx context.Context, body []byte) error {
 	s.install(bookmark{s.hello.Log, s.hello.Epoch, m}, s.aside)
 	// A snapshot's buffers are much larger than what comes after it needs.
 	s.aside, s.message, s.records = nil, bytes.Buffer{}, nil
-	s.begin(ctx)
+	s.begin()
 	return nil
 }
 
@@ -264,8 +355,13 @@ func (s *session) takePong(body []byte) error {
 	if at := s.bookmark(); s.aside != nil || p.Mark != at.Mark {
 		return faultf("the node speaks of position %d with digest %s where %d with %s was applied", p.Position, p.Digest, at.Position, at.Digest)
 	}
-	s.silence.Reset(patience)
-	s.tell(p)
+	if p.Grant > time.Duration(s.length) {
+		return faultf("the node grants %s, where its leases last %s", p.Grant, time.Duration(s.length))
+	}
+	s.silence.Reset(s.length.Patience())
+	if sent, ok := s.sent.answered(p.Stamp); ok {
+		s.hear(s, p, sent)
+	}
 	return nil
 }
 
@@ -274,15 +370,22 @@ func (s *session) bye(body []byte) error {
 	if err := json.Unmarshal(body, &b); err != nil {
 		return faultf("bye: %w", err)
 	}
-	return fmt.Errorf("the node said goodbye: %s: %s", b.Code, b.Detail)
+	err := fmt.Errorf("the node said goodbye: %s: %s", b.Code, b.Detail)
+	if b.Code == feed.ByeStopping && s.begun {
+		return stopping{err}
+	}
+	return err
 }
 
 // begin starts the acknowledgements. From here on records may come.
-func (s *session) begin(ctx context.Context) {
-	s.silence.Reset(patience)
+func (s *session) begin() {
+	s.silence.Reset(s.length.Patience())
+	position := s.bookmark().Position
+	s.begun = true
+	s.applied.Store(position)
+	s.speaks(s)
 	s.acknowledge()
-	s.pinging.Go(func() { s.ping(ctx) })
-	s.reach(s.bookmark().Position)
+	s.reach(position)
 }
 
 // reach notes a position that was applied: at the head of the hello, the
@@ -302,24 +405,50 @@ func (s *session) acknowledge() {
 	}
 }
 
-// ping acknowledges what has been applied, as soon as there is something, many
-// records in one, and otherwise at intervals. Where it fails, reading fails.
-func (s *session) ping(ctx context.Context) {
-	tick := time.NewTicker(pingEvery)
-	defer tick.Stop()
+// speak says all that the verifier has to say: pings, as soon as there is
+// something to acknowledge, many records in one, and otherwise at intervals; and
+// last, where the node may have granted anything, goodbye. Where it fails,
+// reading fails.
+func (s *session) speak(ctx context.Context) {
+	defer close(s.said)
+	beat := time.NewTicker(time.Hour)
+	defer beat.Stop()
+	begun := false
 	var message []byte
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.parting:
+			if begun {
+				_ = s.conn.Write(ctx, websocket.MessageBinary, feed.AppendGoodbye(nil))
+			}
+			return
 		case <-s.wake:
-		case <-tick.C:
+		case <-beat.C:
 		}
-		p := feed.Ping{Applied: s.state.Load().set.Position(), Stamp: uint64(time.Now().UnixMilli())}
-		message = feed.AppendPing(message[:0], p)
+		if !begun {
+			begun = true
+			beat.Reset(s.length.Beat())
+		}
+		if s.left.Load() {
+			continue
+		}
+		message = feed.AppendPing(message[:0], s.ping())
 		if err := s.conn.Write(ctx, websocket.MessageBinary, message); err != nil {
 			return
 		}
+	}
+}
+
+// ping returns the ping that is sent now.
+func (s *session) ping() feed.Ping {
+	s.mu.Lock()
+	routes, most := s.tolerated()
+	s.mu.Unlock()
+	return feed.Ping{
+		Applied: s.applied.Load(), Stamp: s.sent.stamp(s.config.clock()),
+		Routes: uint16(min(routes, math.MaxUint16)), Tolerance: most,
 	}
 }
 

@@ -3,6 +3,7 @@ package quash
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/quashdev/quash/internal/jws"
@@ -16,22 +17,22 @@ type Verifier struct {
 	follower follower
 	cache    *cache
 	watches  watches
+	borne    atomic.Uint64 // requests accepted while stale
 
 	stop context.CancelFunc // begins the end: the follower says goodbye
 	kill context.CancelFunc // ends at once
 	done chan struct{}      // closed when everything has ended
 }
 
-// Open returns a verifier that follows the node from then on, once it is
-// ready: it has all revocations up to the log's head when it connected, and
-// knows the node's clock; where the two clocks are too far apart, it is stale
-// until they are not. While it is not ready, Open tries again for as long as
-// ctx lives; it fails at once where the configuration is wrong, the node
-// refuses the key, or the node serves another issuer. Ctx bounds the start
-// only.
+// Open returns a verifier that follows the node from then on, once it accepts
+// tokens: it has all revocations up to the log's head when it connected, a
+// lease, and a clock that agrees with the node's. Until then Open tries again
+// for as long as ctx lives; it fails at once where the configuration is wrong,
+// the node refuses the key, or the node serves another issuer. Ctx bounds the
+// start only.
 //
 // The verifier connects again by itself whenever it loses the node, and goes
-// on verifying meanwhile. It must be closed.
+// on verifying meanwhile, until its lease ends. It must be closed.
 func Open(ctx context.Context, c Config) (*Verifier, error) {
 	c, address, err := c.complete()
 	if err != nil {
@@ -50,13 +51,17 @@ func Open(ctx context.Context, c Config) (*Verifier, error) {
 		err = v.follower.unready(context.Cause(ctx))
 	}
 	if err != nil {
-		kill()
-		stop()
-		<-v.done
+		brief, cancel := context.WithTimeout(context.Background(), goodbyeBrief)
+		defer cancel()
+		_ = v.Close(brief)
 		return nil, fmt.Errorf("quash: open %s: %w", c.URL, err)
 	}
 	return v, nil
 }
+
+// goodbyeBrief is how long a start that failed waits for the node to take back
+// what it granted.
+const goodbyeBrief = time.Second
 
 // run owns every goroutine of the verifier.
 func (v *Verifier) run(soft, hard context.Context) {
@@ -81,7 +86,7 @@ func (v *Verifier) tend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			v.follower.compare()
+			v.follower.check()
 			v.follower.forget()
 		case <-v.watches.again:
 			v.recheck()
@@ -89,11 +94,12 @@ func (v *Verifier) tend(ctx context.Context) {
 	}
 }
 
-// Close says goodbye to the node and ends the verifier: from then on Verify
-// answers ErrStale, and contexts of [NotifyContext] have ended. It is called
-// after the server that uses the verifier has drained. Where ctx ends first,
-// Close leaves without waiting for the node, and returns the cause. Closing
-// again does nothing.
+// Close ends the verifier, and tells the node, so that no revocation waits for
+// it: from then on Verify answers ErrStale, and contexts of [NotifyContext] have
+// ended. It is called after the server that uses the verifier has drained.
+// Where ctx ends first, Close leaves without waiting for the node, and returns
+// the cause; what the node granted then ends by itself. Closing again does
+// nothing.
 func (v *Verifier) Close(ctx context.Context) error {
 	if v.stop == nil {
 		return nil
@@ -114,79 +120,57 @@ func (v *Verifier) Close(ctx context.Context) error {
 // the error matches [ErrInvalid], [ErrExpired], [ErrRevoked], [ErrStale] or
 // [ErrNotReady]; the package comment says in which order.
 //
-// It does no input or output, takes no lock, and allocates nothing for a token
-// that it has verified before. Every record that the verifier had applied when
-// the call began takes part.
+// A verifier is stale once its lease has ended: [AcceptStale] does not concern
+// Verify. It does no input or output, takes no lock, and allocates nothing for a
+// token that it has verified before. Every record that the verifier had applied
+// when the call began takes part.
 func (v *Verifier) Verify(token string) (*Claims, error) {
-	e, err := v.admit(token)
+	e, _, err := v.admit(token, 0)
 	if err != nil {
 		return nil, err
 	}
 	return &e.claims, nil
 }
 
-func (v *Verifier) admit(token string) (*entry, error) {
+// admit accepts a token, with how long ago the lease ended where that is borne;
+// [inTime]: it lasts.
+//
+// Freshness is loaded before all that the token is judged by. Loaded after, it
+// could be that of a grant which came in between, with records that the
+// judgement had missed.
+func (v *Verifier) admit(token string, tolerance time.Duration) (*entry, time.Duration, error) {
 	if len(token) > jws.MaxToken {
-		return nil, invalid("it is longer than any token")
+		return nil, inTime, invalid("it is longer than any token")
 	}
+	fresh := v.follower.fresh.Load()
 	st := v.follower.state.Load()
 	if st == nil {
-		return nil, fmt.Errorf("%w: no complete snapshot yet", ErrNotReady)
+		return nil, inTime, fmt.Errorf("%w: no complete snapshot yet", ErrNotReady)
 	}
-	now := time.Now()
+	now := v.config.clock()
 	e, hash := v.cache.get(token)
 	if e == nil || e.generation != st.generation {
 		var err error
-		if e, err = st.verify(token, now); err != nil {
-			return nil, err
+		if e, err = st.verify(token, time.Unix(0, now.Wall)); err != nil {
+			return nil, inTime, err
 		}
 		e.hash, e.claims.verifier = hash, v
-		if now.UnixNano() < e.expires {
-			v.cache.put(e, now.UnixNano())
+		if now.Wall < e.expires {
+			v.cache.put(e, now.Wall)
 		}
 	}
 	switch {
-	case now.UnixNano() >= e.expires:
-		return nil, fmt.Errorf("%w: at %s", ErrExpired, e.claims.Expires.Format(time.RFC3339))
+	case now.Wall >= e.expires:
+		return nil, inTime, fmt.Errorf("%w: at %s", ErrExpired, e.claims.Expires.Format(time.RFC3339))
 	case st.revoked(e):
-		return nil, fmt.Errorf("%w: known as of position %d of the log", ErrRevoked, st.set.Position())
+		return nil, inTime, fmt.Errorf("%w: known as of position %d of the log", ErrRevoked, st.set.Position())
 	}
-	if reason := v.follower.stale.Load(); reason != nil {
-		return nil, fmt.Errorf("%w: %s", ErrStale, *reason)
+	if fresh.lasts(now) {
+		return e, inTime, nil
 	}
-	return e, nil
-}
-
-// Status says how a verifier stands, for health checks and people.
-type Status struct {
-	Ready       bool      `json:"ready"`               // it has had a complete snapshot
-	Connected   bool      `json:"connected"`           // to a node, that has said hello
-	Stale       string    `json:"stale,omitempty"`     // why it refuses every token; empty: it does not
-	Issuer      string    `json:"issuer"`              // whose tokens it accepts
-	Audience    string    `json:"audience"`            // what their aud must contain
-	Log         string    `json:"log"`                 // id of the log that it follows
-	Epoch       uint64    `json:"epoch"`               // of the log
-	Position    uint64    `json:"position"`            // up to which it has applied the log
-	Revocations int       `json:"revocations"`         // that live
-	Keys        int       `json:"keys"`                // of the issuer
-	Plaintext   bool      `json:"plaintext"`           // it speaks to the node unencrypted, as Config.Plaintext allows
-	Since       time.Time `json:"since"`               // when Connected last changed
-	LastHeard   time.Time `json:"last_heard,omitzero"` // when the node last answered that this verifier is in step
-}
-
-// Status returns how the verifier stands now.
-func (v *Verifier) Status() Status {
-	s := v.follower.status()
-	s.Plaintext = v.exposed
-	if reason := v.follower.stale.Load(); reason != nil {
-		s.Stale = *reason
+	late, err := fresh.bear(now, tolerance)
+	if err != nil {
+		return nil, late, err
 	}
-	st := v.follower.state.Load()
-	if st == nil {
-		return s
-	}
-	s.Ready = true
-	s.Issuer, s.Audience = st.issuer, st.audience
-	s.Position, s.Revocations, s.Keys = st.set.Position(), st.set.Len(), st.keys.Len()
-	return s
+	return e, late, nil
 }

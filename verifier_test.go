@@ -148,7 +148,8 @@ func TestP7NotBeforeReady(t *testing.T) {
 	})
 }
 
-// P8: a verify does no input or output; with the node gone, it goes on.
+// P8: a verify does no input or output; with the node gone, it goes on until the
+// lease ends.
 func TestP8Local(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		n := newNode(t)
@@ -157,7 +158,7 @@ func TestP8Local(t *testing.T) {
 		wantAccepted(t, v, live, "connected")
 		n.status.Store(-1)
 		p.conn.CloseNow()
-		time.Sleep(time.Minute)
+		time.Sleep(29 * time.Second)
 		if s := v.Status(); s.Connected || s.Stale != "" || !s.Ready {
 			t.Errorf("status: got %+v, want ready, not connected, not stale", s)
 		}
@@ -171,6 +172,9 @@ func TestP8Local(t *testing.T) {
 		if allocs := testing.AllocsPerRun(100, func() { _, _ = v.Verify(live) }); allocs != 0 {
 			t.Errorf("verifying again: got %v allocations, want 0", allocs)
 		}
+		time.Sleep(2 * time.Second)
+		wantError(t, v, live, quash.ErrStale, "node gone for longer than a lease")
+		wantError(t, v, dead, quash.ErrRevoked, "node gone for longer than a lease")
 	})
 }
 
