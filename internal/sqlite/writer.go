@@ -168,7 +168,7 @@ func (s *Store) apply(group []*op) (broken int, err error) {
 		return -1, fmt.Errorf("%w: %w", errNotBegun, err)
 	}
 	for i, o := range group {
-		if err := s.step(o); err != nil {
+		if err := s.step(o, len(group) == 1); err != nil {
 			s.discard()
 			return i, err
 		}
@@ -196,12 +196,22 @@ func (s *Store) start() error {
 	return s.writer.begin("BEGIN IMMEDIATE")
 }
 
-// step runs one op behind a savepoint. An error of the function is the op's
-// and undoes the op alone; one that step returns has broken the transaction.
-func (s *Store) step(o *op) error {
+// step runs one op behind a savepoint, which it does not need where it is alone:
+// apply rolls back what wrote nothing. An error of the function is the op's and
+// undoes the op alone; one that step returns has broken the transaction.
+func (s *Store) step(o *op, alone bool) error {
 	c, before, wrote := s.writer, s.state, s.writer.wrote
-	if err := c.control("SAVEPOINT op"); err != nil {
-		return fmt.Errorf("set savepoint: %w", err)
+	savepoint := func(query string) error {
+		if alone {
+			return nil
+		}
+		if err := c.control(query); err != nil {
+			return fmt.Errorf("%s: %w", query, err)
+		}
+		return nil
+	}
+	if err := savepoint("SAVEPOINT op"); err != nil {
+		return err
 	}
 	t := &tx{reader: reader{c: c, now: clock(), log: &s.state.log}, ledger: &s.state}
 	o.err = s.call(o.fn, t)
@@ -210,12 +220,12 @@ func (s *Store) step(o *op) error {
 	}
 	if o.err != nil {
 		s.state, c.wrote = before, wrote
-		if err := c.control("ROLLBACK TO op"); err != nil {
-			return fmt.Errorf("roll back to savepoint: %w", err)
+		if err := savepoint("ROLLBACK TO op"); err != nil {
+			return err
 		}
 	}
 	o.commit = issuer.Commit{First: t.first, Last: t.last, Head: s.state.log.Head}
-	return c.control("RELEASE op")
+	return savepoint("RELEASE op")
 }
 
 // call turns a panic of fn into an error, so that one caller's mistake does
