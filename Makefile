@@ -2,6 +2,7 @@
 
 GO      ?= go
 TOOLS   := $(CURDIR)/bin
+FOR     ?= 2m
 # Tools are built from the module proxy, once, at these versions.
 STATICCHECK := $(TOOLS)/staticcheck-v0.8.2
 GOFUMPT     := $(TOOLS)/gofumpt-v0.12.0
@@ -15,7 +16,7 @@ build: ## build bin/quash
 demo: ## the main job, played with real processes
 	$(GO) run ./cmd/quash demo
 
-test: lint ## everything that must hold at each change (under 10 minutes on 2 cores)
+test: lint ## everything that must hold at each change (under 15 minutes on 2 cores)
 	$(GO) test -race -timeout 10m ./...
 	cd bench && $(GO) vet ./... && $(GO) test -timeout 5m ./...
 
@@ -29,6 +30,15 @@ fmt: $(GOFUMPT) ## format every file
 
 bench: ## the figures that matter, beside their floors and peers, in one run
 	cd bench && $(GO) run .
+
+model: ## the protocol of leases checked exhaustively by spin, and its mutations (needs spin and gcc); writes model/result.txt
+	./model/run
+
+chaos: ## real processes stopped, killed and cut off for FOR=2m, and what they accepted meanwhile
+	$(GO) test -race -count=1 -v -timeout 1h ./chaos -run TestChaos -chaos.for=$(FOR)
+
+mutants: ## leave each rule of the protocol out and let the simulation find what breaks
+	$(GO) run ./testdata/simulation/mutants
 
 soak: ## the tests with more time and more seeds (about 20 minutes); writes docs/soak.txt
 	@{ echo "make soak, $$(date -u +%F), $$($(GO) version), $$(nproc) cores"; echo; \
@@ -45,5 +55,5 @@ $(STATICCHECK):
 $(GOFUMPT):
 	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@v0.12.0 && mv $(TOOLS)/gofumpt $@
 
-.PHONY: help build demo test lint fmt bench soak
+.PHONY: help build demo test lint fmt bench model chaos mutants soak
 .DEFAULT_GOAL := help

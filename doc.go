@@ -24,6 +24,17 @@
 // one of its claims and came after the token was issued; claim rev says when
 // that was, as a position of the node's log, so that no clock takes part.
 //
+// # Leases
+//
+// A verifier may rely on its revocations for as long as its lease lasts: 30
+// seconds unless the node says otherwise, counted from the latest ping whose
+// answer said that it lacks nothing. One that is cut off refuses when its lease
+// has ended, and by then the node knows that it does; so a revocation holds
+// everywhere at the latest one lease after it was made, and as a rule some
+// milliseconds after. A route that had better answer goes on for a bounded time
+// more, by [AcceptStale]. [Verifier.Health] and [Verifier.Metrics] show how it
+// stands.
+//
 // # Errors
 //
 // [Verifier.Verify] returns errors that match one of five with errors.Is. The

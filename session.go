@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,8 +51,9 @@ type session struct {
 	sent    sendings
 	left    atomic.Bool   // pings no more
 	wake    chan struct{} // holds a value while there is something to acknowledge
-	bid     sync.Once
+	bid     atomic.Bool   // it is, or was, told to part
 	parting chan struct{} // closed when the verifier is to say goodbye
+	parted  chan struct{} // closed when it has, and closed the connection
 	said    chan struct{} // closed when it says nothing any more
 
 	message bytes.Buffer
@@ -63,7 +63,7 @@ type session struct {
 func newSession(f *follower, conn *websocket.Conn) *session {
 	return &session{
 		follower: f, conn: conn, length: lease.Default, over: make(chan error, 1),
-		wake: make(chan struct{}, 1), parting: make(chan struct{}), said: make(chan struct{}),
+		wake: make(chan struct{}, 1), parting: make(chan struct{}), parted: make(chan struct{}), said: make(chan struct{}),
 	}
 }
 
@@ -121,13 +121,16 @@ func (s *session) linger(ctx context.Context, why error) {
 // part says goodbye, and then closes the connection. The verifier must not rely
 // any more on what was granted on it.
 func (s *session) part() {
-	s.bid.Do(func() {
-		late := time.AfterFunc(partWithin, func() { s.end(errSilent) })
-		defer late.Stop()
-		close(s.parting)
-		<-s.said
-		s.conn.Close(websocket.StatusNormalClosure, "the verifier closes")
-	})
+	if s.bid.Swap(true) {
+		<-s.parted
+		return
+	}
+	defer close(s.parted)
+	late := time.AfterFunc(partWithin, func() { s.end(errSilent) })
+	defer late.Stop()
+	close(s.parting)
+	<-s.said
+	s.conn.Close(websocket.StatusNormalClosure, "the verifier closes")
 }
 
 func (s *session) serve(ctx context.Context) error {

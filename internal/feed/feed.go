@@ -82,7 +82,7 @@ type Hello struct {
 	Claims      []string        `json:"claims"`       // claim names that any record names
 	Keys        json.RawMessage `json:"keys"`         // JSON Web Key Set
 	MaxLifetime int64           `json:"max_lifetime"` // seconds; a token whose exp is further off is refused
-	Lease       int64           `json:"lease"`        // milliseconds; see [Lease]
+	Lease       int64           `json:"lease"`        // milliseconds: how long a grant may last
 	Resumes     bool            `json:"resumes"`      // records follow the verifier's position; else a snapshot comes
 	Reason      string          `json:"reason,omitempty"`
 }
