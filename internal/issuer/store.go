@@ -160,7 +160,10 @@ type Tx interface {
 	// before it, 0 where there was none.
 	AppendAudit(AuditEntry) error
 
-	PutNode(Node) error         // inserts or replaces by ID
+	// PutNode inserts or replaces by ID. A transaction that calls it and Log
+	// MUST be ordered with those that append: the head that it reads is the
+	// head until it has ended. Leases rest on that.
+	PutNode(Node) error
 	DeleteNode(id string) error // ErrNotFound
 	// PutVerifier and PutConfirmation insert evidence. Of a node's, no two
 	// verifiers have one number, and no two confirmations one position; what

@@ -14,6 +14,7 @@ import (
 // order in which it became true.
 type Book struct {
 	length   Length
+	held     bool      // the floor is kept down
 	begun    bool      // there was a renewal
 	renewals []renewal // newest last
 	read     uint64
@@ -62,11 +63,26 @@ func (h *Holder) Until() (until time.Duration) {
 // and found the log's head. The first one must have begun after the row was
 // committed, or a node that looks for rows could miss this one and its leases.
 func (b *Book) Renewed(began Moment, head uint64) {
-	if !b.begun {
-		b.begun, b.floor = true, head
+	if !b.begun && !b.held {
+		b.floor = head
 	}
+	b.begun = true
 	b.renewals = append(b.renewals, renewal{began, head})
 }
+
+// Hold keeps the floor at 0 until Release, for a node that has forgotten what
+// it granted before: nobody must take it for one that owes nothing. It is
+// called first.
+func (b *Book) Hold() { b.held = true }
+
+// Release ends what Hold began.
+func (b *Book) Release() {
+	b.held = false
+	b.settle()
+}
+
+// Held reports whether the floor is kept down.
+func (b *Book) Held() bool { return b.held }
 
 // Read notes that the node itself has the log up to a position, for all who
 // connect.
@@ -183,7 +199,11 @@ func (b *Book) drop(h *Holder, over func(grant) bool) (ended bool) {
 // Len returns how many hold a lease.
 func (b *Book) Len() int { return len(b.holders) }
 
-func (b *Book) settle() { b.floor = max(b.floor, min(b.read, b.levels.lowest())) }
+func (b *Book) settle() {
+	if !b.held {
+		b.floor = max(b.floor, min(b.read, b.levels.lowest()))
+	}
+}
 
 // levels counts the holders at each position. Records go out in batches, so
 // that however many holders there are, they stand at few positions.

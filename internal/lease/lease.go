@@ -52,13 +52,14 @@ func (l Length) Margin() time.Duration { return time.Duration(l) / 10 }
 // Whole is a lease with its margin: after that it has ended by every clock.
 func (l Length) Whole() time.Duration { return time.Duration(l) + l.Margin() }
 
-// Slept reports whether the two clocks of a machine went apart by more than
-// half of the margin between two moments. The monotonic one stands still while
-// the machine sleeps, so that what it measured in between is not to be relied
-// on; the other half of the margin is for clocks that are slewed.
+// Slept reports whether the two clocks of a machine went apart by more than a
+// quarter of the margin between two moments. The monotonic one stands still
+// while the machine sleeps, so that what it measured in between is not to be
+// relied on. A node and a verifier may each miss a shorter sleep; the other half
+// of the margin is for clocks that are slewed.
 func (l Length) Slept(from, to Moment) bool {
 	apart := time.Duration(to.Wall-from.Wall) - (to.Mono - from.Mono)
-	return apart.Abs() > l.Margin()/2
+	return apart.Abs() > l.Margin()/4
 }
 
 // Moment is a reading of a machine's two clocks at once. Moments of different

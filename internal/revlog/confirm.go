@@ -69,7 +69,21 @@ func (l *Log) WaitConfirmed(ctx context.Context, position uint64) Confirmation {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.waits, w)
-	return l.describe(w, l.cfg.Clock())
+	now = l.cfg.Clock()
+	if w.over() && l.book.Floor() < position {
+		l.lapse(now) // it is confirmed by time alone, and that is not noted yet
+	}
+	return l.describe(w, now)
+}
+
+// over says whether the wait ended because the position is confirmed.
+func (w *wait) over() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // committed returns a moment at or after the commit of a position, the earliest
@@ -91,7 +105,7 @@ func (l *Log) confirmed(position uint64, committed, now lease.Moment) bool {
 	if now.Mono-committed.Mono >= l.longest(position) {
 		return true
 	}
-	return now.Mono >= l.owed && l.book.Floor() >= position && l.seen >= position && len(l.behind(position, now)) == 0
+	return l.book.Floor() >= position && l.seen >= position && len(l.behind(position, now)) == 0
 }
 
 // slowPeers says whether a position waits for other nodes. The caller holds mu.
@@ -141,10 +155,7 @@ func (l *Log) settleWait(w *wait, now lease.Moment) bool {
 // describe puts the state of a wait into words. The caller holds mu.
 func (l *Log) describe(w *wait, now lease.Moment) Confirmation {
 	c := Confirmation{Position: w.position, Took: w.took}
-	select {
-	case <-w.done:
-		c.Confirmed = true
-	default:
+	if c.Confirmed = w.over(); !c.Confirmed {
 		c.Took = now.Mono - w.committed.Mono
 		c.Until = wallAt(now, w.committed.Mono+l.longest(w.position))
 		c.Nodes = l.behind(w.position, now)

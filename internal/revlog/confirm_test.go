@@ -132,6 +132,31 @@ func TestP5LeaseEnds(t *testing.T) {
 	}
 }
 
+// Whoever asks first after a lease has ended is told of it, though the node
+// looks for leases that have only now and then.
+func TestP11LeaseEndedUnnoticed(t *testing.T) {
+	run(t, revlog.Config{Lease: lease.Length(6 * time.Second)}, func(t *testing.T, w *world) {
+		time.Sleep(1010 * time.Millisecond) // a beat is at 1 s, and the node looks every 0.6 s
+		v := connected(w, 1)[0]
+		synctest.Wait()
+		v.stall()
+		w.revoke("sid", 1)
+		synctest.Wait()
+		c := w.revoke("sid", 1)
+		for {
+			got := waitFor(w, c.Last, time.Millisecond)
+			if got.Confirmed {
+				if got.Lost != 1 {
+					t.Errorf("after %v: %+v, want one verifier that lost its lease", got.Took, got)
+				}
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		close(v.gate)
+	})
+}
+
 // A grant lasts a lease from the beginning of the renewal before it, and a
 // verifier that lags gets none beyond what it has applied: it runs out by
 // itself.

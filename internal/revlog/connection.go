@@ -126,8 +126,13 @@ func (c *connection) serve(r io.Reader) {
 // read takes what the verifier sends until the connection is closed. After a
 // violation it goes on, deaf: closing at once could lose the bye on its way.
 func (c *connection) read(f *frameReader) {
+	var extended time.Time
 	for {
-		_ = c.net.SetReadDeadline(time.Now().Add(idleTimeout))
+		// To set a deadline costs as much as to read a ping.
+		if now := time.Now(); now.Sub(extended) > idleTimeout/10 {
+			extended = now
+			_ = c.net.SetReadDeadline(now.Add(idleTimeout))
+		}
 		op, payload, err := f.next()
 		if err == nil {
 			err = c.handle(op, payload)

@@ -2,6 +2,7 @@ package revlog_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gobwas/ws"
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
@@ -168,12 +171,21 @@ func nodeLags(w *world) []*recorder {
 	log, _ := w.truth()
 	ahead := newRecorder("ahead")
 	ahead.at = bookmark{log: log.ID, epoch: log.Epoch, Mark: log.Head}
-	for _, v := range []*recorder{behind, ahead} {
-		v.connect(w)
-		w.resumes(v)
-	}
+	behind.connect(w)
+	w.resumes(behind)
 	if got := behind.position(); got != 5 {
 		w.t.Errorf("the node sent records up to %d and has read up to 5", got)
+	}
+	_, _, err := ahead.dial(w)
+	if status := ws.StatusError(0); !errors.As(err, &status) || status != 503 {
+		w.t.Errorf("a verifier that knows more than the node: %v, want status 503", err)
+	}
+	time.Sleep(100 * time.Millisecond) // the node has looked meanwhile
+	synctest.Wait()
+	ahead.connect(w)
+	w.resumes(ahead)
+	if names := ahead.last(w.t, feed.KindHello).hello.Claims; !slices.Contains(names, "tenant") {
+		w.t.Errorf("claim names = %v, want those of every record that the verifier has", names)
 	}
 	time.Sleep(time.Second)
 	w.revoke("sub", 1)

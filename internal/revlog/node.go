@@ -22,7 +22,7 @@ type membership struct {
 	row   issuer.Node // this node's; no ID before it has joined
 	peers map[string]peer
 	seen  uint64        // peers are as of a look that found this head
-	owed  time.Duration // until then leases may run that no row tells of
+	owed  time.Duration // until then leases may run that were forgotten
 	// loaded is where this node, as the row has it, began to read: what it
 	// found was committed before. Nil while it has not.
 	loaded *loaded
@@ -154,14 +154,15 @@ func (l *Log) join(ctx context.Context) error {
 }
 
 // depart has the process be no node any more, and ends the connections with
-// the reason. What it granted is forgotten here, so nothing is confirmed by
-// looking until all of it must have ended.
+// the reason. What it granted is forgotten here, so the next node that it is
+// keeps its floor down until all of it must have ended.
 func (l *Log) depart(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.owed = l.cfg.Clock().Mono + l.longest(0)
 	l.row, l.loaded = issuer.Node{}, nil
 	l.book, l.raised = lease.NewBook(l.cfg.Lease), 0
+	l.book.Hold()
 	l.evidence.abandon()
 	for _, p := range l.processes {
 		p.forget()
@@ -252,7 +253,7 @@ func (l *Log) beat(ctx context.Context) {
 // down who they are: the next node need not wait for those who come to it.
 func (l *Log) leave(ctx context.Context) {
 	l.mu.Lock()
-	row := l.row
+	row, held := l.row, l.book.Held()
 	row.Counter++
 	row.Floor = l.book.Floor()
 	holders := []holder{}
@@ -262,7 +263,7 @@ func (l *Log) leave(ctx context.Context) {
 		}
 	}
 	l.mu.Unlock()
-	if row.ID == "" {
+	if row.ID == "" || held { // what a held floor stands for is known to nobody
 		return
 	}
 	err := l.update(ctx, func(w Writer) error {

@@ -191,7 +191,7 @@ func (l *Log) plan(ctx context.Context, p presented) (start, error) {
 	l.mu.Lock()
 	s := start{generation: l.generation, log: l.settings.log}
 	_, held := l.ring.find(p.mark)
-	loaded := l.loaded != nil
+	loaded, head := l.loaded != nil, l.ring.head.Position
 	l.mu.Unlock()
 	if !loaded {
 		return start{}, errNotReady
@@ -206,6 +206,11 @@ func (l *Log) plan(ctx context.Context, p presented) (start, error) {
 		s.reason = "epoch"
 	case !held:
 		s.reason, err = l.judge(ctx, s.log, p.mark)
+	}
+	if err == nil && s.reason == "" && p.mark.Position > head {
+		// It would be told of fewer claim names than it knows.
+		wake(l.impatient)
+		return start{}, fmt.Errorf("%w: it has read less of the log than the verifier", errNotReady)
 	}
 	if s.reason == "" {
 		s.at = p.mark

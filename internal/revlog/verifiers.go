@@ -128,7 +128,7 @@ func (l *Log) ended(p *process, end issuer.End, after, upTo uint64) {
 // the ping that is answered. The caller holds mu.
 func (l *Log) grant(c *connection) time.Duration {
 	p := c.process
-	if c.start.generation != l.generation {
+	if l.stopping || c.start.generation != l.generation {
 		return 0
 	}
 	rest := l.book.Grant(&p.Holder, c.id, l.cfg.Clock())
@@ -158,7 +158,14 @@ func (l *Log) goodbye(c *connection) {
 func (l *Log) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.cfg.Clock()
+	l.lapse(l.cfg.Clock())
+}
+
+// lapse is expire for a caller that holds mu.
+func (l *Log) lapse(now lease.Moment) {
+	if l.book.Held() && now.Mono >= l.owed {
+		l.book.Release()
+	}
 	ended := map[*lease.Holder]bool{}
 	for _, h := range l.book.Expire(now) {
 		ended[h] = true
