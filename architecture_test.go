@@ -38,6 +38,7 @@ var laws = []struct {
 	{"client", nil, "the CLI and other people's programs have no private door"},
 	{"server", []string{"", "internal/api", "internal/issuer", "internal/jws", "internal/lease", "internal/memnet", "internal/revlog", "internal/sqlite"}, "wiring only"},
 	{"quashtest", []string{"", "internal/feed", "internal/issuer", "internal/jws", "internal/memnet", "internal/revlog", "internal/revset"}, "other people's tests must not link a database"},
+	{"chaos", nil, "faults are done to real processes, from outside"},
 	{"cmd/quash", []string{"", "client", "server"}, "the binary does nothing that a program could not"},
 	{"examples/", []string{"", "client", "quashtest", "server"}, "an example shows what a user can do, so it uses what a user can"},
 }

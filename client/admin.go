@@ -133,9 +133,16 @@ func (a Admin) Revoke(ctx context.Context, r RevokeRequest) (Effect, error) {
 func (a Admin) Revocations(ctx context.Context, q RevocationQuery) (Page[Revocation], error) {
 	query := page(strconv.FormatUint(q.After, 10), q.Limit)
 	if q.Wait > 0 {
-		query.Set("wait", strconv.FormatInt(int64((q.Wait+time.Second-1)/time.Second), 10))
+		query.Set("wait", seconds(q.Wait))
 	}
 	return call[Page[Revocation]](ctx, a.client, a.request("GET", query, nil, "revocations"))
+}
+
+// Revocation returns what is known of the revocation at a position: who made
+// it and why, and when each verifier confirmed it. With [Client.WithWait] it
+// waits for the confirmation; else it does not. Scope audit.
+func (a Admin) Revocation(ctx context.Context, position uint64) (Evidence, error) {
+	return call[Evidence](ctx, a.client, a.request("GET", nil, nil, "revocations", strconv.FormatUint(position, 10)))
 }
 
 // Audit lists what happened, newest first. Scope audit.
@@ -167,7 +174,8 @@ func (a Admin) VerifyLog(ctx context.Context) (LogReport, error) {
 	return call[LogReport](ctx, a.client, a.request("POST", nil, nil, "log", "verify"))
 }
 
-// Verifiers lists the verifiers connected to the node. Scope audit.
+// Verifiers lists the verifiers that are connected to the node, and those that
+// may still rely on it. Scope audit.
 func (a Admin) Verifiers(ctx context.Context) ([]Verifier, error) {
 	found, err := call[Page[Verifier]](ctx, a.client, a.request("GET", nil, nil, "verifiers"))
 	return found.Items, err

@@ -47,9 +47,10 @@ type Config struct {
 // Client calls a server. Make one with [New]. Its methods may be called
 // concurrently.
 type Client struct {
-	base *url.URL
-	key  string
-	http http.Client
+	base   *url.URL
+	key    string
+	http   http.Client
+	prefer string // of each request; empty: nothing
 }
 
 // ErrNotEncrypted is why [New] refuses http to other hosts than loopback where
@@ -76,6 +77,24 @@ func New(c Config) (*Client, error) {
 	}
 	made.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return made, nil
+}
+
+// WithWait returns a client whose changes wait for their confirmation for d, to
+// the second, rounded up, and at most a minute; 0: not at all. Without it they
+// wait for a second. The change stands, whatever the wait ends with: see
+// [Effect]. A context that ends ends the wait and leaves the outcome unknown.
+func (c *Client) WithWait(d time.Duration) *Client {
+	with := *c
+	with.prefer = "respond-async"
+	if d > 0 {
+		with.prefer = "wait=" + seconds(min(d, time.Minute))
+	}
+	return &with
+}
+
+// seconds returns d in whole seconds, rounded up.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
 func loopback(host string) bool {
@@ -143,6 +162,9 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	built.Header.Set("Accept", "application/json, application/problem+json")
 	if r.body != nil {
 		built.Header.Set("Content-Type", "application/json")
+	}
+	if c.prefer != "" {
+		built.Header.Set("Prefer", c.prefer)
 	}
 	if r.bearer != "" {
 		built.Header.Set("Authorization", "Bearer "+r.bearer)

@@ -118,8 +118,9 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 }
 
 func TestRequests(t *testing.T) {
-	var got string
+	var got, prefer string
 	c := against(t, func(w http.ResponseWriter, r *http.Request) {
+		prefer = r.Header.Get("Prefer")
 		got = strings.Join([]string{r.Method, r.RequestURI, r.Header.Get("Authorization"), r.Header.Get("Idempotency-Key"), r.Header.Get("Content-Type")}, " | ")
 		w.Write([]byte("{}"))
 	})
@@ -133,6 +134,7 @@ func TestRequests(t *testing.T) {
 			_, err := admin.DeleteAccount(ctx, "u", client.Change{Reason: "a & b", DryRun: true})
 			return err
 		},
+		`GET | /base/v1/admin/revocations/7 | Bearer qk_secret |  | `: func() error { _, err := admin.Revocation(ctx, 7); return err },
 		`GET | /base/v1/admin/revocations?after=7&limit=5&wait=2 | Bearer qk_secret |  | `: func() error {
 			_, err := admin.Revocations(ctx, client.RevocationQuery{After: 7, Limit: 5, Wait: 1500 * time.Millisecond})
 			return err
@@ -141,6 +143,16 @@ func TestRequests(t *testing.T) {
 		if err := call(); err != nil || got != want {
 			t.Errorf("got %s, %v\nwant %s", got, err, want)
 		}
+	}
+	for wait, want := range map[time.Duration]string{
+		-1: "respond-async", 0: "respond-async", 1: "wait=1", time.Second: "wait=1", 1500 * time.Millisecond: "wait=2", time.Hour: "wait=60", 1<<63 - 1: "wait=60",
+	} {
+		if _, err := c.WithWait(wait).Logout(ctx, "t"); err != nil || prefer != want {
+			t.Errorf("waiting %v: got Prefer %q, %v, want %q", wait, prefer, err, want)
+		}
+	}
+	if _, err := c.Logout(ctx, "t"); err != nil || prefer != "" {
+		t.Errorf("got Prefer %q, %v, want none", prefer, err)
 	}
 	if _, err := c.Refresh(ctx, "t", "ä"); err == nil {
 		t.Error("an idempotency key that no header can carry is sent")

@@ -43,20 +43,51 @@ type PasswordChanged struct {
 	Effect Effect `json:"effect"`
 }
 
-// Effect is what a change ended, or with DryRun would end.
+// Effect is what a change ended, or with DryRun would end. The change stands,
+// confirmed or not.
 type Effect struct {
-	Event     string  `json:"event"`    // as the audit names it
-	Position  uint64  `json:"position"` // of the last revocation; 0 where none was needed
-	Sessions  int     `json:"sessions"` // ended
-	Tokens    int     `json:"tokens"`   // access tokens that had not expired and are dead now
-	DryRun    bool    `json:"dry_run"`
-	Verifiers Applied `json:"verifiers"` // the answer waits up to 100 ms for all that are connected
+	Event        string        `json:"event"`    // as the audit names it
+	Position     uint64        `json:"position"` // of the last revocation; 0 where none was needed
+	Sessions     int           `json:"sessions"` // ended
+	Tokens       int           `json:"tokens"`   // access tokens that had not expired and are dead now
+	DryRun       bool          `json:"dry_run"`
+	Confirmation *Confirmation `json:"confirmation,omitempty"` // nil where nothing was revoked
 }
 
-// Applied is what this node knows of who has applied a position.
-type Applied struct {
-	Connected int `json:"connected"` // verifiers with a connection to the node
-	Applied   int `json:"applied"`   // those of them that refuse what the position revoked
+// Confirmation says whether some verifier could still accept what was revoked.
+type Confirmation struct {
+	// Confirmed says that no verifier accepts it any more, whatever becomes of
+	// the network, but on routes whose policy is to accept when stale.
+	Confirmed bool `json:"confirmed"`
+	// Milliseconds from the commit until it was confirmed, and so far while it
+	// is not. Left out where that is not known any more.
+	Milliseconds float64 `json:"ms,omitempty"`
+	// Until is when it is confirmed at the latest, whatever happens. Left out
+	// once it is.
+	Until     time.Time `json:"until,omitzero"`
+	Verifiers Tally     `json:"verifiers"`
+	Pending   []Pending `json:"pending,omitempty"` // at most a hundred of them; for callers with an API key
+	Nodes     []string  `json:"nodes,omitempty"`   // ids of other nodes that are waited for; for callers with an API key
+
+	StaleRoutes int `json:"stale_routes"` // routes, of all verifiers, that accept tokens when stale
+	Accepting   int `json:"accepting"`    // those of them that may accept what was revoked: their verifier lost its lease before it confirmed
+}
+
+// Tally counts the verifiers that relied on this node.
+type Tally struct {
+	Applied int `json:"applied"` // have confirmed
+	Pending int `json:"pending"` // are waited for
+	Lost    int `json:"lost"`    // lost their lease instead, and refuse
+	Left    int `json:"left"`    // said goodbye instead
+}
+
+// Pending is a verifier that has not confirmed.
+type Pending struct {
+	Name    string    `json:"name"`
+	Process string    `json:"process"` // random id of its process
+	Key     string    `json:"key"`     // id of the API key that it presented
+	Applied uint64    `json:"applied"` // position that it has confirmed
+	Until   time.Time `json:"until"`   // its lease ends; by then it has confirmed, or refuses
 }
 
 // Account is a subject.
@@ -148,6 +179,47 @@ type Revocation struct {
 	Digest   string    `json:"digest"`          // of the log's chain up to here, in hexadecimal
 }
 
+// Evidence is what is known of one revocation.
+type Evidence struct {
+	Revocation    Revocation         `json:"revocation"`
+	Audit         *AuditEntry        `json:"audit,omitempty"`   // of the event that made it
+	Confirmation  Confirmation       `json:"confirmation"`      // how it stands now
+	Confirmations []NodeConfirmation `json:"confirmations"`     // how it ended with each verifier
+	Slowest       *Outcome           `json:"slowest,omitempty"` // of those that confirmed, the last
+}
+
+// NodeConfirmation is what one node saw of the revocations that it sent
+// together.
+type NodeConfirmation struct {
+	Node         string    `json:"node"`
+	First        uint64    `json:"first"`
+	Last         uint64    `json:"last"`
+	Began        time.Time `json:"began"` // when the node had read them, by its clock
+	Milliseconds float64   `json:"ms"`    // from then until nobody was left to wait for; so far, while there is
+	Confirmed    int       `json:"confirmed"`
+	Lost         int       `json:"lost"`
+	Left         int       `json:"left"`
+	Verifiers    []Outcome `json:"verifiers"` // the slowest first, at most 2000 of them
+}
+
+// Outcome is how it ended with one verifier.
+type Outcome struct {
+	Name         string    `json:"name"`
+	Process      string    `json:"process"` // random id of its process
+	Key          string    `json:"key"`     // id of the API key that it presented
+	Address      string    `json:"address"`
+	End          string    `json:"end"` // confirmed, lease_lost or goodbye
+	At           time.Time `json:"at"`  // by the node's clock
+	Milliseconds float64   `json:"ms"`  // since the node had read it
+}
+
+// The ends.
+const (
+	EndConfirmed = "confirmed"  // it said that it had applied the revocation
+	EndLost      = "lease_lost" // its lease ended, so that it refuses
+	EndLeft      = "goodbye"    // it had stopped accepting tokens
+)
+
 // RevocationQuery selects revocations, in the order of the log.
 type RevocationQuery struct {
 	After uint64        // positions above
@@ -223,7 +295,8 @@ type LogBreak struct {
 	Found    uint64 `json:"found,omitempty"` // where the record that belongs here stands, if it was reordered
 }
 
-// Verifier is a verifier connected to the node.
+// Verifier is a verifier that is connected to the node, or may still rely on a
+// lease that the node granted it.
 type Verifier struct {
 	Process   string    `json:"process"` // random id of its process
 	Name      string    `json:"name"`
@@ -234,6 +307,11 @@ type Verifier struct {
 	Applied   uint64    `json:"applied"` // position that it has confirmed
 	Sent      uint64    `json:"sent"`    // position that it was sent
 	Lag       uint64    `json:"lag"`     // how far Applied is behind the node's head
+	Connected bool      `json:"connected"`
+
+	LeaseMilliseconds     int64 `json:"lease_ms"`     // left of its lease; 0: it has none
+	StaleRoutes           int   `json:"stale_routes"` // of its routes, those that accept tokens when it is stale
+	ToleranceMilliseconds int64 `json:"tolerance_ms"` // for how long at most they do
 }
 
 // Key is an API key. Its secret is not kept.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/lease"
 )
 
 // Config says what a server serves. Zero fields take the default. No field
@@ -53,6 +54,11 @@ type Config struct {
 	// and beyond it they take more memory. Default 10 million, about 300 MB.
 	MaxRevocations int
 
+	// Lease is how long a verifier goes on accepting tokens when it is cut off,
+	// and with a tenth of it as a margin how long at most a revocation waits
+	// until it is confirmed; 1 s to 10 min. Default 30 s.
+	Lease time.Duration
+
 	// RequestsPerSecond is how many one address may make to the public
 	// listener, four seconds' worth at once. Default 50. Raise it where a
 	// backend of yours makes the requests of many users.
@@ -84,6 +90,7 @@ func (c Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("TLS: want both a certificate and a key, or neither"))
 	}
+	errs = append(errs, lease.Length(c.Lease).Check())
 	if c.RequestsPerSecond < 0 {
 		errs = append(errs, fmt.Errorf("requests per second: want 1 or more, got %d", c.RequestsPerSecond))
 	}
@@ -111,6 +118,9 @@ func checkAddress(name, address string) error {
 func (c *Config) complete() {
 	if c.Data == "" {
 		c.Data = defaultData
+	}
+	if c.Lease == 0 {
+		c.Lease = time.Duration(lease.Default)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -28,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +37,7 @@ import (
 	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/internal/api"
 	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/memnet"
 	"github.com/quashdev/quash/internal/revlog"
 	"github.com/quashdev/quash/internal/sqlite"
@@ -127,7 +129,9 @@ func (s *Server) listen(address string) error {
 
 // start wires the parts together and waits until they are in step.
 func (s *Server) start(ctx context.Context) (err error) {
-	s.log = revlog.New(revlog.Config{Issuer: s.cfg.Issuer, Logger: s.cfg.Logger}, revlog.FromStore(s.store))
+	s.log = revlog.New(revlog.Config{
+		Issuer: s.cfg.Issuer, Lease: lease.Length(s.cfg.Lease), Own: own, Confirmed: s.metrics.confirmed, Logger: s.cfg.Logger,
+	}, revlog.FromStore(s.store))
 	if s.issuer, err = issuer.New(s.cfg.issuing(s.log.Live), s.store); err != nil {
 		return err
 	}
@@ -143,7 +147,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		return fmt.Errorf("read the log: %w", ctx.Err())
 	}
-	if s.own, err = s.Verifier(ctx, s.firstAudience()); err != nil {
+	if s.own, err = s.verifier(ctx, own, s.firstAudience()); err != nil {
 		return err
 	}
 	s.surface, err = api.New(api.Config{
@@ -170,16 +174,20 @@ func (s *Server) follow() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.feed = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.log.ServeFeed(w, r, inProcess, nil)
+		s.log.ServeFeed(w, r, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), nil)
 	})}
 	s.stopped.Go(func() { _ = s.log.Run(ctx) })
 	s.stopped.Go(func() { _ = s.feed.Serve(s.memory) })
 	s.stopped.Go(func() { s.prune(ctx) })
 }
 
-// inProcess is the key, and its name, of verifiers in the same process. No
-// other can present it: it is not a key of the store.
-const inProcess = "in-process"
+// The keys, and names, of verifiers in the same process: the server's own, and
+// those of a program that embeds it. No other can present them: they are not
+// keys of the store.
+const (
+	own       = "server"
+	inProcess = "in-process"
+)
 
 const (
 	pruneEvery = 10 * time.Second
@@ -222,8 +230,12 @@ func (s *Server) PrivateHandler() http.Handler { return s.private }
 // token's aud must contain; empty: the issuer. It logs warnings and errors
 // only. The caller must close it before the server.
 func (s *Server) Verifier(ctx context.Context, audience string) (*quash.Verifier, error) {
+	return s.verifier(ctx, inProcess, audience)
+}
+
+func (s *Server) verifier(ctx context.Context, key, audience string) (*quash.Verifier, error) {
 	return quash.Open(ctx, quash.Config{
-		URL: "http://" + inProcess, Key: inProcess, Name: inProcess, Dial: s.memory.Dial,
+		URL: "http://" + inProcess, Key: key, Name: key, Dial: s.memory.Dial,
 		Audience: audience, Issuer: s.cfg.Issuer, Logger: slog.New(warnings{s.cfg.Logger.Handler()}),
 		MaxRevocations: math.MaxInt, // as many as the log has: what it holds, it must hold here too
 	})
@@ -234,6 +246,7 @@ func (s *Server) Verifier(ctx context.Context, audience string) (*quash.Verifier
 // database is closed. It returns nil after a stop in order. It may be called
 // once.
 func (s *Server) Run(ctx context.Context) error {
+	s.cfg.Logger.Info("serving", "public", s.cfg.Public, "private", s.cfg.Private, "lease", s.cfg.Lease)
 	group, ctx := errgroup.WithContext(ctx)
 	handlers := map[string]http.Handler{s.cfg.Public: s.public, s.cfg.Private: s.private}
 	for address, listener := range s.listens {

@@ -25,13 +25,6 @@ func (p *program) account() *cobra.Command {
 	))
 }
 
-// changes gives cmd the flags of verbs that end something.
-func changes(cmd *cobra.Command, c *client.Change) *cobra.Command {
-	cmd.Flags().StringVar(&c.Reason, "reason", "", "why, for the log and the audit")
-	cmd.Flags().BoolVar(&c.DryRun, "dry-run", false, "say what would end, and change nothing")
-	return cmd
-}
-
 // subject returns the subject that a person means by a name or a subject.
 func subject(ctx context.Context, admin client.Admin, who string) (string, error) {
 	a, err := find(ctx, admin, who)
@@ -215,10 +208,10 @@ func (p *program) accountShow() *cobra.Command {
 func (p *program) accountPassword() *cobra.Command {
 	var change client.Change
 	var fromStdin bool
-	cmd := changes(&cobra.Command{
+	cmd := p.changes(&cobra.Command{
 		Use: "set-password NAME|SUBJECT", Short: "Set a password and end all that the account has", Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			admin, err := p.admin("setting the password")
+			admin, err := p.revoker(cmd.Context(), "setting the password")
 			if err != nil {
 				return err
 			}
@@ -230,7 +223,8 @@ func (p *program) accountPassword() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.effect(admin.SetPassword(cmd.Context(), who, password, change))
+			e, err := admin.SetPassword(cmd.Context(), who, password, change)
+			return p.effect(cmd.Context(), e, err)
 		},
 	}, &change)
 	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from the standard input")
@@ -239,14 +233,14 @@ func (p *program) accountPassword() *cobra.Command {
 
 func (p *program) accountClaims() *cobra.Command {
 	var change client.Change
-	return changes(&cobra.Command{
+	return p.changes(&cobra.Command{
 		Use: "claims NAME|SUBJECT JSON", Short: "Replace the claims; tokens with the old ones die", Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			claims := json.RawMessage(args[1])
 			if err := checkClaims(claims); err != nil {
 				return err
 			}
-			admin, err := p.admin("replacing the claims")
+			admin, err := p.revoker(cmd.Context(), "replacing the claims")
 			if err != nil {
 				return err
 			}
@@ -254,7 +248,8 @@ func (p *program) accountClaims() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.effect(admin.PutClaims(cmd.Context(), who, claims, change))
+			e, err := admin.PutClaims(cmd.Context(), who, claims, change)
+			return p.effect(cmd.Context(), e, err)
 		},
 	}, &change)
 }
@@ -262,10 +257,10 @@ func (p *program) accountClaims() *cobra.Command {
 // accountEnd is a verb that needs nothing but an account.
 func (p *program) accountEnd(verb, short string, call func(client.Admin, context.Context, string, client.Change) (client.Effect, error)) *cobra.Command {
 	var change client.Change
-	return changes(&cobra.Command{
+	return p.changes(&cobra.Command{
 		Use: verb + " NAME|SUBJECT", Short: short, Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			admin, err := p.admin(verb)
+			admin, err := p.revoker(cmd.Context(), verb)
 			if err != nil {
 				return err
 			}
@@ -274,10 +269,7 @@ func (p *program) accountEnd(verb, short string, call func(client.Admin, context
 				return err
 			}
 			e, err := call(admin, cmd.Context(), who, change)
-			if err != nil {
-				return err
-			}
-			return p.print(e, func() { p.sayf("%s", accountEffect(args[0], e)) })
+			return p.conclusion(cmd.Context(), e, err, func() { p.sayf("%s", accountEffect(args[0], e)) })
 		},
 	}, &change)
 }

@@ -5,17 +5,21 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/client"
 	"github.com/quashdev/quash/server"
 )
@@ -27,7 +31,9 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/*.txtar, which specify each verb. Beside the
 // commands of testscript they have:
 //
-//	server              a server in this process; sets QUASH_URL, QUASH_ADMIN_KEY, PUBLIC and DATA
+//	server [LEASE]      a server in this process; sets QUASH_URL, QUASH_ADMIN_KEY, PUBLIC and DATA
+//	verifier NAME       a verifier in this process
+//	mute NAME           has the server hear nothing more of the verifier
 //	login NAME PASSWORD a user's login at PUBLIC; sets ACCESS and REFRESH
 //	take VAR MEMBER     sets VAR to a member of the JSON object on the last stdout
 //	addresses           sets PUBLIC and PRIVATE to free addresses
@@ -40,6 +46,8 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: false,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server":    startServer,
+			"verifier":  verifier,
+			"mute":      mute,
 			"login":     login,
 			"take":      take,
 			"addresses": addresses,
@@ -50,9 +58,15 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func startServer(ts *testscript.TestScript, _ bool, _ []string) {
+func startServer(ts *testscript.TestScript, _ bool, args []string) {
 	data := filepath.Join(ts.Getenv("WORK"), "server-data")
-	srv, err := server.Open(context.Background(), server.Config{Data: data, Issuer: "https://quash.test"})
+	cfg := server.Config{Data: data, Issuer: "https://quash.test"}
+	for _, lease := range args {
+		var err error
+		cfg.Lease, err = time.ParseDuration(lease)
+		ts.Check(err)
+	}
+	srv, err := server.Open(context.Background(), cfg)
 	ts.Check(err)
 	public, private := httptest.NewServer(srv.Handler()), httptest.NewServer(srv.PrivateHandler())
 	ts.Defer(func() {
@@ -64,6 +78,45 @@ func startServer(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("QUASH_ADMIN_KEY", srv.AdminKey())
 	ts.Setenv("PUBLIC", public.URL)
 	ts.Setenv("DATA", data)
+}
+
+// line is a verifier's connection, until it is cut.
+type line struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (l line) Write(b []byte) (int, error) {
+	if l.cut.Load() {
+		return len(b), nil
+	}
+	return l.Conn.Write(b)
+}
+
+// lines are by server and verifier.
+var lines sync.Map
+
+func verifier(ts *testscript.TestScript, _ bool, args []string) {
+	admin, err := client.New(client.Config{URL: ts.Getenv("QUASH_URL"), Key: ts.Getenv("QUASH_ADMIN_KEY")})
+	ts.Check(err)
+	key, err := admin.Admin().CreateKey(context.Background(), client.NewKey{Name: args[0], Scopes: []string{"feed"}})
+	ts.Check(err)
+	cut := new(atomic.Bool)
+	lines.Store(ts.Getenv("QUASH_URL")+args[0], cut)
+	v, err := quash.Open(context.Background(), quash.Config{
+		URL: ts.Getenv("QUASH_URL"), Key: key.Secret, Name: args[0],
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			return line{conn, cut}, err
+		},
+	})
+	ts.Check(err)
+	ts.Defer(func() { _ = v.Close(context.Background()) })
+}
+
+func mute(ts *testscript.TestScript, _ bool, args []string) {
+	cut, _ := lines.Load(ts.Getenv("QUASH_URL") + args[0])
+	cut.(*atomic.Bool).Store(true)
 }
 
 func login(ts *testscript.TestScript, neg bool, args []string) {
@@ -132,18 +185,21 @@ func facts(ts *testscript.TestScript, _ bool, _ []string) {
 func TestDemoFailsWhere(t *testing.T) {
 	ms := milliseconds(1)
 	good := outcome{Resource: "orders", Accepted: 3, Refused: &ms}
+	all := &client.Confirmation{Confirmed: true, Verifiers: client.Tally{Applied: 1}}
 	for name, y := range map[string]play{
-		"a resource server never refused":            {Resources: []outcome{good, {Accepted: 3}}},
-		"a resource server never accepted":           {Resources: []outcome{good, {Refused: &ms}}},
-		"a resource server accepted again":           {Resources: []outcome{good, {Accepted: 3, Refused: &ms, Relapsed: true}}},
-		"an expectation was not met":                 {Resources: []outcome{good}, Expectations: []expectation{{"it rains", false}}},
-		"no resource server was there to ask at all": {},
+		"a resource server never refused":            {Confirmation: all, Resources: []outcome{{Accepted: 3}}},
+		"a resource server never accepted":           {Confirmation: all, Resources: []outcome{{Refused: &ms}}},
+		"a resource server accepted again":           {Confirmation: all, Resources: []outcome{{Accepted: 3, Refused: &ms, Relapsed: true}}},
+		"an expectation was not met":                 {Confirmation: all, Resources: []outcome{good}, Expectations: []expectation{{"it rains", false}}},
+		"no resource server was there to ask at all": {Confirmation: &client.Confirmation{Confirmed: true}},
+		"nothing was confirmed":                      {Resources: []outcome{good}},
+		"not all have confirmed":                     {Confirmation: all, Resources: []outcome{good, good}},
 	} {
 		if y.met() {
 			t.Errorf("%s: the play is met, want it not to be", name)
 		}
 	}
-	if y := (play{Resources: []outcome{good}, Expectations: []expectation{{"it is dry", true}}}); !y.met() {
+	if y := (play{Confirmation: all, Resources: []outcome{good}, Expectations: []expectation{{"it is dry", true}}}); !y.met() {
 		t.Error("everything as it should be: the play is not met, want it to be")
 	}
 }

@@ -52,6 +52,7 @@ func newSettings() *settings {
 	f.DurationVar(&c.AbsoluteTimeout, "absolute-timeout", 0, "ends a session whatever happens (default 2160h)")
 	f.IntVar(&c.MaxSessions, "max-sessions", 0, "of one subject, 1 to 1000 (default 100)")
 	f.IntVar(&c.MaxRevocations, "max-revocations", 0, "that may be live before logins are refused (default 10000000)")
+	f.DurationVar(&c.Lease, "lease", 0, "how long a verifier that is cut off goes on accepting, 1s to 10m (default 30s)")
 	f.IntVar(&c.RequestsPerSecond, "requests-per-second", 0, "of one address at the public listener (default 50)")
 	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "network whose X-Forwarded-For is believed, such as 10.0.0.0/8; can be repeated")
 	f.StringVar(&s.secretFile, "secret-file", "", "file with the server's secret; QUASH_SECRET is the secret itself (default: one is made in --data)")

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/quashdev/quash/client"
 )
 
 func (p *program) demo() *cobra.Command {
@@ -69,12 +71,13 @@ type report struct {
 
 // play is one way to end tokens, and what became of them.
 type play struct {
-	Title        string        `json:"title"`
-	Call         string        `json:"call"`        // what ended the tokens
-	Token        string        `json:"token"`       // whose access token the resource servers were shown
-	Answered     *milliseconds `json:"answered_ms"` // how long the call took
-	Resources    []outcome     `json:"resource_servers"`
-	Expectations []expectation `json:"expectations"`
+	Title        string               `json:"title"`
+	Call         string               `json:"call"`         // what ended the tokens
+	Token        string               `json:"token"`        // whose access token the resource servers were shown
+	Answered     *milliseconds        `json:"answered_ms"`  // how long the call took
+	Confirmation *client.Confirmation `json:"confirmation"` // what the server says of it
+	Resources    []outcome            `json:"resource_servers"`
+	Expectations []expectation        `json:"expectations"`
 }
 
 // outcome is what one resource server did with the token.
@@ -108,10 +111,16 @@ func (y *play) met() bool {
 			return false
 		}
 	}
-	return len(y.Resources) > 0
+	return len(y.Resources) > 0 && y.confirmed()
 }
 
-const howMeasured = "from sending the call to the first refusal, at a service that is shown the token in a tight loop; all on this machine, over loopback"
+// confirmed says whether the server said that every resource server refuses
+// the token.
+func (y *play) confirmed() bool {
+	return y.Confirmation != nil && y.Confirmation.Confirmed && y.Confirmation.Verifiers.Applied == len(y.Resources)
+}
+
+const howMeasured = "refused: from sending the call to the first refusal, at a service that is shown the token in a tight loop; confirmed: what the server says, from its commit; all on this machine, over loopback"
 
 // perform plays everything, and prints each play when it is over.
 func (p *program) perform(ctx context.Context, s *stage) (report, error) {
@@ -151,7 +160,7 @@ func (p *program) show(number int, y *play) {
 		}
 		p.sayf("   %-8s %s's token: accepted %4d times, %s", o.Resource, y.Token, o.Accepted, refused)
 	}
-	p.sayf("   answered after %s; %s", y.Answered, lateness(y.Resources))
+	p.sayf("   %s; %s", p.verdict(y), lateness(y.Resources))
 	for _, e := range y.Expectations {
 		verdict := "yes"
 		if !e.Met {
@@ -159,6 +168,15 @@ func (p *program) show(number int, y *play) {
 		}
 		fmt.Fprintf(p.stdout, "   %s  %s\n", verdict, e.Says)
 	}
+}
+
+// verdict is what the server says of the play.
+func (p *program) verdict(y *play) string {
+	if !y.confirmed() {
+		return p.styled("31;1", "NOT CONFIRMED BY ALL")
+	}
+	v := y.Confirmation.Verifiers
+	return fmt.Sprintf("confirmed by %d of %d%s", v.Applied, len(y.Resources), took(y.Confirmation.Milliseconds))
 }
 
 func lateness(all []outcome) string {
@@ -170,11 +188,11 @@ func lateness(all []outcome) string {
 	}
 	switch {
 	case worst == nil:
-		return "no request sent later was accepted"
+		return "no request sent after the answer was accepted"
 	case *worst < 0.1:
-		return "a request sent right after it was still accepted"
+		return "a request sent right after the answer was accepted"
 	}
-	return fmt.Sprintf("a request sent %s later was still accepted", worst)
+	return fmt.Sprintf("a request sent %s after the answer was accepted", worst)
 }
 
 func (p *program) conclude(r report) {
@@ -183,7 +201,7 @@ func (p *program) conclude(r report) {
 		verdict = "NOT all of it went as it should"
 	}
 	p.sayf("\n%s, in %.1f s.", verdict, r.Seconds)
-	p.sayf("Measured from sending the call to the first refusal, at a service that is shown\nthe token in a tight loop; all on this machine, over loopback.")
+	p.sayf("Confirmed is what the server says, counted from its commit. Refused is counted\nfrom sending the call, at a service that is shown the token in a tight loop.\nAll of it is on this machine, over loopback.")
 }
 
 // stay leaves the stage to whoever wants to try things, until ctx ends.

@@ -35,15 +35,22 @@ func (u *user) login(ctx context.Context, t *client.Tokens, device string) (err 
 }
 
 // witness has every resource server shown a token while a call ends it, and notes
-// what they did.
-func (u *user) witness(ctx context.Context, y *play, token string, call func(context.Context) error) (measured, error) {
-	m, err := u.measure(ctx, token, call)
+// what they did. Once the call has answered that it is confirmed, no request
+// may be accepted.
+func (u *user) witness(ctx context.Context, y *play, token string, call func(context.Context) (*client.Confirmation, error)) (measured, error) {
+	m, err := u.measure(ctx, token, func(ctx context.Context) (err error) {
+		y.Confirmation, err = call(ctx)
+		return err
+	})
 	y.Answered = m.after(m.answered)
 	for i, p := range m.probes {
 		o := outcome{Resource: u.resources[i].name, Accepted: p.accepted, Refused: m.after(p.refused), Relapsed: p.relapsed}
 		if late := p.last.Sub(m.answered); late > 0 {
 			ms := milliseconds(late.Seconds() * 1000)
 			o.Late = &ms
+			if y.Confirmation != nil {
+				y.expect(false, "%s accepted no request that was sent after the answer", o.Resource)
+			}
 		}
 		y.Resources = append(y.Resources, o)
 	}
@@ -101,9 +108,9 @@ func (u *user) logout(ctx context.Context, y *play) error {
 	if err := errors.Join(u.login(ctx, &u.phone, "phone"), u.login(ctx, &u.laptop, "laptop")); err != nil {
 		return err
 	}
-	_, err := u.witness(ctx, y, u.phone.AccessToken, func(ctx context.Context) error {
-		_, err := u.public.Logout(ctx, u.phone.RefreshToken)
-		return err
+	_, err := u.witness(ctx, y, u.phone.AccessToken, func(ctx context.Context) (*client.Confirmation, error) {
+		e, err := u.public.Logout(ctx, u.phone.RefreshToken)
+		return e.Confirmation, err
 	})
 	return errors.Join(
 		err,
@@ -120,9 +127,9 @@ func (u *user) newPassword(ctx context.Context, y *play) error {
 	before, fresh := u.laptop, rand.Text()
 	var changed client.PasswordChanged
 	nextSecond() // so that the login after it can fit in the same one
-	_, err := u.witness(ctx, y, u.phone.AccessToken, func(ctx context.Context) (err error) {
+	_, err := u.witness(ctx, y, u.phone.AccessToken, func(ctx context.Context) (_ *client.Confirmation, err error) {
 		changed, err = u.public.ChangePassword(ctx, client.PasswordChange{RefreshToken: before.RefreshToken, OldPassword: u.password, NewPassword: fresh}, "")
-		return err
+		return changed.Effect.Confirmation, err
 	})
 	if err != nil {
 		return err
@@ -176,18 +183,33 @@ func (u *user) theft(ctx context.Context, y *play) error {
 		}
 	}
 	caught := false
-	_, err := u.witness(ctx, y, thief.AccessToken, func(ctx context.Context) (err error) {
+	_, err := u.witness(ctx, y, thief.AccessToken, func(ctx context.Context) (_ *client.Confirmation, err error) {
 		_, err = u.public.Refresh(ctx, victim.RefreshToken, "")
 		caught, err = refusal(err, client.CodeGrant)
-		return err
+		return nil, err // the thief's session ends, but that is not what was asked for
 	})
+	if err != nil {
+		return err
+	}
+	if y.Confirmation, err = u.latest(ctx); err != nil {
+		return err
+	}
 	y.expect(caught, "the victim's refresh, later, gives the theft away: invalid_grant")
 	return errors.Join(
-		err,
 		u.expectNoRefresh(ctx, y, thief.RefreshToken, "the thief cannot refresh any more"),
 		u.expectRefused(ctx, y, victim.AccessToken, "the victim's token is refused too: that session is over for both"),
 		u.expectAccepted(ctx, y, u.laptop.AccessToken, "", "the laptop, another session, goes on"),
 	)
+}
+
+// latest returns the confirmation of the revocation that was made last.
+func (u *user) latest(ctx context.Context) (*client.Confirmation, error) {
+	l, err := u.admin.Log(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := u.admin.Revocation(ctx, l.Head.Position)
+	return &e.Confirmation, err
 }
 
 func (u *user) newRole(ctx context.Context, y *play) error {
@@ -195,9 +217,9 @@ func (u *user) newRole(ctx context.Context, y *play) error {
 	if err := u.expectAccepted(ctx, y, u.laptop.AccessToken, "editor", "before it all three services saw an editor"); err != nil {
 		return err
 	}
-	_, err := u.witness(ctx, y, u.laptop.AccessToken, func(ctx context.Context) error {
-		_, err := u.admin.PutClaims(ctx, u.subject, json.RawMessage(`{"role":"reader"}`), client.Change{Reason: "moved to another team"})
-		return err
+	_, err := u.witness(ctx, y, u.laptop.AccessToken, func(ctx context.Context) (*client.Confirmation, error) {
+		e, err := u.admin.PutClaims(ctx, u.subject, json.RawMessage(`{"role":"reader"}`), client.Change{Reason: "moved to another team"})
+		return e.Confirmation, err
 	})
 	if err != nil {
 		return err
@@ -222,9 +244,9 @@ func (u *user) deactivation(ctx context.Context, y *play) error {
 	if err != nil {
 		return err
 	}
-	m, err := u.witness(ctx, y, u.phone.AccessToken, func(ctx context.Context) error {
-		_, err := u.admin.Deactivate(ctx, u.subject, client.Change{Reason: "left the company"})
-		return err
+	m, err := u.witness(ctx, y, u.phone.AccessToken, func(ctx context.Context) (*client.Confirmation, error) {
+		e, err := u.admin.Deactivate(ctx, u.subject, client.Change{Reason: "left the company"})
+		return e.Confirmation, err
 	})
 	if err != nil {
 		return err

@@ -88,14 +88,15 @@ func (s *stage) serve(ctx context.Context, stderr io.Writer) error {
 	if s.server, err = server.Open(ctx, s.config); err != nil {
 		return err
 	}
-	if s.public, err = client.New(client.Config{URL: "http://" + public}); err != nil {
+	user, err := client.New(client.Config{URL: "http://" + public})
+	if err != nil {
 		return err
 	}
 	operator, err := client.New(client.Config{URL: "http://" + private, Key: s.server.AdminKey()})
 	if err != nil {
 		return err
 	}
-	s.admin = operator.Admin()
+	s.public, s.admin = user.WithWait(patience), operator.WithWait(patience).Admin()
 	running, halt := context.WithCancel(context.Background())
 	s.halt, s.running = halt, make(chan error, 1)
 	go func() { s.running <- s.server.Run(running) }()

@@ -25,11 +25,17 @@ func (p *program) log() *cobra.Command {
 
 func (p *program) logShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show", Short: "Show what the log is and where it ends", Args: arguments(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "show [POSITION]", Short: "Show what the log is and where it ends, or the evidence of one revocation", Args: arguments(0, 1),
+		Long: "Show what the log is and where it ends.\n\n" +
+			"With a position show the evidence of the revocation there: who made it and why, and when each\n" +
+			"verifier confirmed it, the slowest first.",
+		RunE: func(cmd *cobra.Command, args []string) error {
 			admin, err := p.admin("reading the log")
 			if err != nil {
 				return err
+			}
+			if len(args) == 1 {
+				return p.showRevocation(cmd, admin, args[0])
 			}
 			l, err := admin.Log(cmd.Context())
 			if err != nil {
@@ -215,13 +221,17 @@ func revocationText(r client.Revocation) string {
 	return fmt.Sprintf("%6d  %s  %s", r.Position, r.Time.Local().Format("2006-01-02 15:04:05"), evidence(r))
 }
 
+// revoked says what a revocation names.
+func revoked(r client.Revocation) string {
+	if r.Forever {
+		return r.Claim + " " + r.Value + " for ever"
+	}
+	return r.Claim + " " + r.Value
+}
+
 // evidence says what a revocation names, who made it and why.
 func evidence(r client.Revocation) string {
-	text := r.Claim + " " + r.Value
-	if r.Forever {
-		text += " for ever"
-	}
-	text += ", " + strings.ReplaceAll(r.Event, "_", " ") + " by " + r.Actor
+	text := revoked(r) + ", " + strings.ReplaceAll(r.Event, "_", " ") + " by " + r.Actor
 	if r.Reason != "" {
 		text += ": " + r.Reason
 	}

@@ -156,14 +156,6 @@ func count(n int, one string) string {
 	return fmt.Sprintf("%d %ss", n, one)
 }
 
-// effect prints what a change ended.
-func (p *program) effect(e client.Effect, err error) error {
-	if err != nil {
-		return err
-	}
-	return p.print(e, func() { p.sayf("%s", effectText(e)) })
-}
-
 func effectText(e client.Effect) string {
 	name := strings.ReplaceAll(e.Event, "_", " ")
 	ended := count(e.Sessions, "session") + " and " + count(e.Tokens, "live access token")
@@ -173,7 +165,7 @@ func effectText(e client.Effect) string {
 	case e.Position == 0:
 		return name + ": done; there was nothing to revoke"
 	}
-	return fmt.Sprintf("%s: ended %s; position %d, confirmed so far by %d of %s", name, ended, e.Position, e.Verifiers.Applied, count(e.Verifiers.Connected, "connected verifier"))
+	return fmt.Sprintf("%s: ended %s; position %d", name, ended, e.Position)
 }
 
 // patient returns a transport that says on a terminal, from the second second

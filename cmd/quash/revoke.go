@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 func (p *program) revoke() *cobra.Command {
 	var r client.RevokeRequest
 	var change client.Change
-	cmd := changes(&cobra.Command{
+	cmd := p.changes(&cobra.Command{
 		Use: "revoke CLAIM VALUE", Short: "End every token that has a value under a claim", Args: arguments(2, 2),
 		Long: "End every token that was issued before now and has a value under a claim.\n\n" +
 			"  quash revoke sub u_7            all that a user holds\n" +
@@ -21,7 +22,7 @@ func (p *program) revoke() *cobra.Command {
 			"  quash revoke kid KID            a stolen signing key, for ever",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Claim, r.Value, r.Reason, r.DryRun = args[0], args[1], change.Reason, change.DryRun
-			admin, err := p.admin("revoking")
+			admin, err := p.revoker(cmd.Context(), "revoking")
 			if err != nil {
 				return err
 			}
@@ -29,10 +30,7 @@ func (p *program) revoke() *cobra.Command {
 				return err
 			}
 			e, err := admin.Revoke(cmd.Context(), r)
-			if err != nil {
-				return err
-			}
-			return p.print(e, func() {
+			return p.conclusion(cmd.Context(), e, err, func() {
 				p.sayf("%s", effectText(e))
 				if e.Sessions == 0 && e.Tokens == 0 {
 					p.sayf("no live session or token has %s %s", r.Claim, r.Value)
@@ -58,7 +56,10 @@ func checkSubject(ctx context.Context, admin client.Admin, r client.RevokeReques
 
 func (p *program) verifier() *cobra.Command {
 	list := &cobra.Command{
-		Use: "list", Short: "List the verifiers that are connected", Args: arguments(0, 0),
+		Use: "list", Short: "List the verifiers that are connected, or rely on the node still", Args: arguments(0, 0),
+		Long: "List the verifiers that are connected to the node, and those that are not but hold a lease of\n" +
+			"it or may accept tokens without. LEASE is how long they may yet rely on what they know, STALE\n" +
+			"ROUTES how many of their routes accept tokens after that, and for how long.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			admin, err := p.admin("listing verifiers")
 			if err != nil {
@@ -71,11 +72,34 @@ func (p *program) verifier() *cobra.Command {
 			return p.print(all, func() {
 				var rows [][]string
 				for _, v := range all {
-					rows = append(rows, []string{v.Name, v.Process, v.Key, number(v.Applied), number(v.Lag), when(v.LastHeard), when(v.Since)})
+					rows = append(rows, []string{
+						v.Name, v.Process, v.Key, number(v.Applied), number(v.Lag), leaseText(v), routesText(v), when(v.LastHeard), connectedText(v),
+					})
 				}
-				p.table("no verifiers are connected", []string{"NAME", "PROCESS", "KEY", "APPLIED", "LAG", "HEARD", "SINCE"}, rows)
+				p.table("no verifiers", []string{"NAME", "PROCESS", "KEY", "APPLIED", "LAG", "LEASE", "STALE ROUTES", "HEARD", "CONNECTED"}, rows)
 			})
 		},
 	}
 	return p.remote(group("verifier", "The verifiers that follow the log", list))
+}
+
+func leaseText(v client.Verifier) string {
+	if v.LeaseMilliseconds == 0 {
+		return "none"
+	}
+	return short(time.Duration(v.LeaseMilliseconds)*time.Millisecond) + " left"
+}
+
+func routesText(v client.Verifier) string {
+	if v.StaleRoutes == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d, up to %s", v.StaleRoutes, short(time.Duration(v.ToleranceMilliseconds)*time.Millisecond))
+}
+
+func connectedText(v client.Verifier) string {
+	if !v.Connected {
+		return "no"
+	}
+	return when(v.Since)
 }

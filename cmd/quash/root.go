@@ -24,6 +24,7 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
+	exitUnconfirmed = 3
 	exitInterrupted = 130
 )
 
@@ -38,10 +39,14 @@ type program struct {
 	keyFile   string
 	keyFrom   string // where the API key came from, once there is one
 	plaintext bool
+
+	wait  time.Duration // for the confirmation of a change
+	blind bool          // the API key may not see who confirmed it
 }
 
 // run carries out a command line and returns the exit status: 0, 1 where the
-// command failed, 2 where it was not understood, 130 where ctx ended first.
+// command failed, 2 where it was not understood, 3 where a change stands that
+// is not confirmed yet, 130 where ctx ended first.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
 	p := &program{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
 	root := p.root()
@@ -57,6 +62,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case ctx.Err() != nil:
 		p.complain(errors.New("interrupted"))
 		return exitInterrupted
+	case errors.Is(err, errUnconfirmed):
+		return exitUnconfirmed
 	}
 	p.complain(p.advise(ctx, err))
 	return exitFailed
@@ -187,24 +194,29 @@ func (p *program) env(name, otherwise string) string {
 // admin returns the calls of the private listener. On a terminal a call that
 // takes long shows that it does.
 func (p *program) admin(doing string) (client.Admin, error) {
+	c, err := p.client(doing)
+	if err != nil {
+		return client.Admin{}, err
+	}
+	return c.Admin(), nil
+}
+
+func (p *program) client(doing string) (*client.Client, error) {
 	if !strings.Contains(p.url, "://") {
-		return client.Admin{}, fmt.Errorf("--url %q: begin it with http:// or https://", p.url)
+		return nil, fmt.Errorf("--url %q: begin it with http:// or https://", p.url)
 	}
 	key, err := p.apiKey()
 	if err != nil {
-		return client.Admin{}, err
+		return nil, err
 	}
 	c, err := client.New(client.Config{
 		URL: p.url, Key: key, Plaintext: p.plaintext,
 		HTTP: &http.Client{Timeout: 90 * time.Second, Transport: p.patient(doing)},
 	})
-	switch {
-	case errors.Is(err, client.ErrNotEncrypted):
-		return client.Admin{}, fmt.Errorf("%s is not encrypted and leaves this machine: use https, or --plaintext where the network encrypts underneath", p.url)
-	case err != nil:
-		return client.Admin{}, err
+	if errors.Is(err, client.ErrNotEncrypted) {
+		return nil, fmt.Errorf("%s is not encrypted and leaves this machine: use https, or --plaintext where the network encrypts underneath", p.url)
 	}
-	return c.Admin(), nil
+	return c, err
 }
 
 // maxKeyFile bounds what is read of a key's file.

@@ -70,14 +70,15 @@ func (p *program) sessionOpen() *cobra.Command {
 
 func (p *program) sessionEnd() *cobra.Command {
 	var change client.Change
-	return changes(&cobra.Command{
+	return p.changes(&cobra.Command{
 		Use: "end SESSION", Short: "End a session and its tokens", Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			admin, err := p.admin("ending the session")
+			admin, err := p.revoker(cmd.Context(), "ending the session")
 			if err != nil {
 				return err
 			}
-			return p.effect(admin.EndSession(cmd.Context(), args[0], change))
+			e, err := admin.EndSession(cmd.Context(), args[0], change)
+			return p.effect(cmd.Context(), e, err)
 		},
 	}, &change)
 }

@@ -57,14 +57,6 @@ func (c *call) target() (issuer.Target, error) {
 	return issuer.Target{Subject: c.r.PathValue("subject"), Session: c.r.PathValue("sid"), Reason: c.query.Get("reason"), DryRun: dry}, err
 }
 
-// replyEffect answers with what a change did.
-func (a *API) replyEffect(c *call, out issuer.Effect, err error) error {
-	if err != nil {
-		return err
-	}
-	return c.reply(http.StatusOK, a.effect(c, out))
-}
-
 func (a *API) deleteAccount(c *call) error {
 	t, err := c.target()
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,9 +53,14 @@ type API struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
 	verifier atomic.Pointer[quash.Verifier] // of the public listener, once there is one
-	stopping chan struct{}                  // closed by Stop
-	stop     func()
+	waiting  chan struct{}                  // has a value for each call that waits for a confirmation
+	stopping context.Context                // ended by Stop
+	stop     context.CancelFunc
 }
+
+// maxWaiting bounds the calls that wait for a confirmation at once: each costs
+// a look at every acknowledgement of a verifier. One more does not wait.
+const maxWaiting = 1024
 
 // rememberedAddresses bounds the memory of the limit by address.
 const rememberedAddresses = 1 << 16
@@ -90,9 +94,9 @@ func New(c Config) (*API, error) {
 	a := &API{
 		issuer: c.Issuer, log: c.Log, logger: c.Logger, trusted: c.TrustedProxies,
 		limit: limit, registry: c.Registry, requests: newHistogram(),
-		stopping: make(chan struct{}),
+		waiting: make(chan struct{}, maxWaiting),
 	}
-	a.stop = sync.OnceFunc(func() { close(a.stopping) })
+	a.stopping, a.stop = context.WithCancel(context.Background())
 	for _, collector := range []prometheus.Collector{a.requests, collector{a}} {
 		if err := c.Registry.Register(collector); err != nil {
 			return nil, fmt.Errorf("api: register metrics: %w", err)
@@ -111,9 +115,9 @@ func (a *API) Public(v *quash.Verifier) http.Handler {
 	return a.mux(publicRoutes, true)
 }
 
-// Stop has calls that wait for revocations answer with what there is, so that
-// a server that shuts down need not wait for them; from then on none waits. It
-// is what [http.Server.RegisterOnShutdown] should be given.
+// Stop has calls that wait, for revocations or for their confirmation, answer
+// with what there is, so that a server that shuts down need not wait for them;
+// from then on none waits. It is what [http.Server.RegisterOnShutdown] should be given.
 func (a *API) Stop() { a.stop() }
 
 // standstill is how long the feed may be behind the store before it counts as

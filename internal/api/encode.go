@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"time"
 
@@ -32,22 +31,6 @@ func tokens(g issuer.Grant) client.Tokens {
 	return client.Tokens{
 		AccessToken: g.AccessToken, TokenType: "Bearer", ExpiresIn: int64(g.ExpiresIn / time.Second),
 		RefreshToken: g.RefreshToken, Session: g.Session, Subject: g.Subject,
-	}
-}
-
-// settling is how long the answer to a change waits for verifiers.
-const settling = 100 * time.Millisecond
-
-// effect says what a change did, and who is known to have applied it, once all
-// connected verifiers have or settling is over. A caller who hangs up ends the
-// wait, not the change.
-func (a *API) effect(c *call, e issuer.Effect) client.Effect {
-	ctx, cancel := context.WithTimeout(c.r.Context(), settling)
-	defer cancel()
-	applied, connected := a.log.WaitApplied(ctx, e.Position)
-	return client.Effect{
-		Event: e.Event, Position: e.Position, Sessions: e.Sessions, Tokens: e.Tokens, DryRun: e.DryRun,
-		Verifiers: client.Applied{Connected: connected, Applied: applied},
 	}
 }
 

@@ -21,9 +21,8 @@ import (
 const (
 	// maxPosition is the highest of a log.
 	maxPosition = 1<<53 - 1
-	// maxWait is how long a call may wait for revocations, in seconds.
-	maxWait = 60
-	// glance is how often it looks whether there is one; looking costs a lock.
+	// glance is how often a call that waits for a revocation looks whether
+	// there is one; looking costs a lock.
 	glance = 50 * time.Millisecond
 )
 
@@ -71,7 +70,7 @@ func (a *API) reached(ctx context.Context, position uint64) bool {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-a.stopping:
+		case <-a.stopping.Done():
 			return false
 		case <-tick.C:
 		}
@@ -201,7 +200,8 @@ func (a *API) verifiers(c *call) error {
 	return c.reply(http.StatusOK, list(a.log.Verifiers(), func(v revlog.Verifier) client.Verifier {
 		return client.Verifier{
 			Process: v.Process, Name: v.Name, Key: v.Key, Address: v.Address, Since: v.Since, LastHeard: v.LastHeard,
-			Applied: v.Applied, Sent: v.Sent, Lag: lag(head, v.Applied),
+			Applied: v.Applied, Sent: v.Sent, Lag: lag(head, v.Applied), Connected: v.Connected,
+			LeaseMilliseconds: v.Lease.Milliseconds(), StaleRoutes: v.Routes, ToleranceMilliseconds: v.Tolerance.Milliseconds(),
 		}
 	}))
 }

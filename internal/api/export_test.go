@@ -41,3 +41,10 @@ func (a *API) Refusing(err error) http.Handler {
 func (a *API) Broken(value any) http.Handler {
 	return a.mux([]route{{method: "GET", path: "/broken", do: func(*API, *call) error { panic(value) }}}, false)
 }
+
+// Crowd has as many calls wait as may at once.
+func (a *API) Crowd() {
+	for range maxWaiting {
+		a.waiting <- struct{}{}
+	}
+}

@@ -30,6 +30,9 @@ var (
 	descResumes   = prometheus.NewDesc("quash_feed_resumes_total", "Connections that went on from their position.", nil, nil)
 	descSnapshots = prometheus.NewDesc("quash_feed_snapshots_total", "Connections that got a snapshot.", nil, nil)
 	descSlow      = prometheus.NewDesc("quash_feed_slow_total", "Connections ended because they did not read.", nil, nil)
+	descLost      = prometheus.NewDesc("quash_leases_lost_total", "Leases of verifiers that ended without having been given back.", nil, nil)
+	descLease     = prometheus.NewDesc("quash_verifier_lease_seconds", "What is left of a verifier's lease; at 0 it refuses tokens.", []string{"name", "process"}, nil)
+	descStale     = prometheus.NewDesc("quash_verifier_stale_routes", "Routes of a verifier that accept tokens when it is stale.", []string{"name", "process"}, nil)
 	descHashes    = prometheus.NewDesc("quash_password_hashes_total", "Passwords hashed or checked.", nil, nil)
 )
 
@@ -57,12 +60,15 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	send(descResumes, counter, float64(stats.Resumes))
 	send(descSnapshots, counter, float64(stats.Snapshots))
 	send(descSlow, counter, float64(stats.Slow))
+	send(descLost, counter, float64(stats.Lost))
 	send(descHashes, counter, float64(c.issuer.PasswordHashes()))
 	seen := map[[2]string]bool{} // two keys may present one process
 	for _, v := range c.log.Verifiers() {
 		if id := [2]string{v.Name, v.Process}; !seen[id] {
 			seen[id] = true
 			send(descLag, gauge, float64(lag(head, v.Applied)), v.Name, v.Process)
+			send(descLease, gauge, v.Lease.Seconds(), v.Name, v.Process)
+			send(descStale, gauge, float64(v.Routes), v.Name, v.Process)
 			send(descHeard, gauge, time.Since(v.LastHeard).Seconds(), v.Name, v.Process)
 		}
 	}

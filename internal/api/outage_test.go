@@ -51,14 +51,14 @@ func TestNotReadyBeforeTheLogWasRead(t *testing.T) {
 func TestNotReadyWhileTheFeedStandsStill(t *testing.T) {
 	for name, before := range map[string]func(context.Context) error{
 		"reading fails": func(context.Context) error { return errors.New("out of luck") },
-		"reading hangs": func(ctx context.Context) error { <-ctx.Done(); return nil },
+		"reading hangs": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				tokens := w.session("u_1")
 				synctest.Wait() // no reading is under way
-				w.source.before.Store(&before)
+				w.source.beforeTail.Store(&before)
 				must(w.public.Logout(t.Context(), tokens.RefreshToken))(t)
 				refused(t, "readiness", w.public.Ready(t.Context()), 503, client.CodeNotReady)
 				_, text := w.listeners()["private"]("GET", "/metrics", nil, "")
@@ -67,7 +67,7 @@ func TestNotReadyWhileTheFeedStandsStill(t *testing.T) {
 						t.Errorf("no %q in the metrics", line)
 					}
 				}
-				w.source.before.Store(nil)
+				w.source.beforeTail.Store(nil)
 				time.Sleep(6 * time.Second) // longer than a reading may hang
 				if err := w.public.Ready(t.Context()); err != nil {
 					t.Errorf("when the log is read again: %v", err)

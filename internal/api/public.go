@@ -66,10 +66,7 @@ func (a *API) logout(c *call) error {
 	default:
 		out, err = a.logoutByRefreshToken(c)
 	}
-	if err != nil {
-		return err
-	}
-	return c.reply(http.StatusOK, a.effect(c, out))
+	return a.replyEffect(c, out, err)
 }
 
 func (a *API) logoutByAccessToken(c *call) (issuer.Effect, error) {
@@ -126,7 +123,8 @@ func (a *API) changePassword(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, client.PasswordChanged{Tokens: tokens(g), Effect: a.effect(c, out)})
+	status, effect := a.effect(c, out)
+	return c.reply(status, client.PasswordChanged{Tokens: tokens(g), Effect: effect})
 }
 
 func (a *API) ownAccount(c *call) error { return a.replyAccount(c, c.actor.Subject) }

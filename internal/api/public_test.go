@@ -45,11 +45,11 @@ func TestLoginRefreshLogout(t *testing.T) {
 		t.Error("the same refresh again gives another successor")
 	}
 	out := must(w.public.Logout(ctx, again.RefreshToken))(t)
-	if want := (client.Effect{Event: "logout", Position: 1, Sessions: 1, Tokens: 3, Verifiers: out.Verifiers}); out != want {
+	if want := (client.Effect{Event: "logout", Position: 1, Sessions: 1, Tokens: 3, Confirmation: out.Confirmation}); out != want {
 		t.Errorf("logout: got %+v, want %+v", out, want)
 	}
-	if out.Verifiers.Connected != 1 {
-		t.Errorf("logout: %d verifiers connected, want 1", out.Verifiers.Connected)
+	if c := out.Confirmation; c == nil || !c.Confirmed || c.Verifiers != (client.Tally{Applied: 1}) {
+		t.Errorf("logout: got %+v, want that the one verifier has confirmed it", c)
 	}
 	w.follows(out.Position)
 	for _, access := range []string{first.AccessToken, second.AccessToken} {
@@ -58,7 +58,7 @@ func TestLoginRefreshLogout(t *testing.T) {
 	}
 	_, err = w.public.Refresh(ctx, again.RefreshToken, "")
 	refused(t, "refresh after the logout", err, 400, client.CodeGrant)
-	if out := must(w.public.Logout(ctx, again.RefreshToken))(t); out.Sessions != 0 || out.Position != 0 {
+	if out := must(w.public.Logout(ctx, again.RefreshToken))(t); out.Sessions != 0 || out.Position != 0 || out.Confirmation != nil {
 		t.Errorf("second logout: got %+v, want that nothing happened", out)
 	}
 }

@@ -78,6 +78,7 @@ var privateRoutes = slices.Concat(both, []route{
 	{method: "POST", path: "/v1/admin/revocations", scope: issuer.ScopeRevoke, query: []string{"dry_run"}, body: true, do: (*API).revoke},
 
 	{method: "GET", path: "/v1/admin/revocations", scope: issuer.ScopeAudit, query: []string{"after", "limit", "wait"}, do: (*API).revocations},
+	{method: "GET", path: "/v1/admin/revocations/{position}", scope: issuer.ScopeAudit, do: (*API).evidence},
 	{method: "GET", path: "/v1/admin/audit", scope: issuer.ScopeAudit, query: []string{"before", "subject", "event", "limit"}, do: (*API).audit},
 	{method: "POST", path: "/v1/admin/explain", scope: issuer.ScopeAudit, body: true, do: (*API).explain},
 	{method: "GET", path: "/v1/admin/log", scope: issuer.ScopeAudit, do: (*API).logState},

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -46,6 +47,7 @@ type world struct {
 	issuer   *issuer.Issuer
 	log      *revlog.Log
 	api      *api.API
+	halt     func()
 	public   *client.Client
 	verifier *quash.Verifier
 	private  http.RoundTripper
@@ -63,41 +65,58 @@ type world struct {
 func newWorld(t *testing.T, configure ...func(*api.Config)) *world {
 	t.Helper()
 	w := &world{t: t, logged: &safeBuffer{}, keys: map[string]string{}}
-	ctx, cancel := context.WithCancel(context.Background())
 	logger := slog.New(slog.NewJSONHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	var err error
-	w.store = must(sqlite.Open(ctx, sqlite.Config{Path: ":memory:", Logger: logger}))(t)
+	w.store = must(sqlite.Open(context.Background(), sqlite.Config{Path: ":memory:", Logger: logger}))(t)
 	t.Cleanup(func() { w.store.Close() })
 	w.source = &source{Source: revlog.FromStore(w.store)}
-	w.log = revlog.New(revlog.Config{Issuer: "https://quash.test", Logger: logger}, w.source)
 	w.issuer = must(issuer.New(issuer.Config{
-		Issuer: "https://quash.test", Secret: bytes.Repeat([]byte{7}, 32), Live: w.log.Live, Logger: logger,
+		Issuer: "https://quash.test", Secret: bytes.Repeat([]byte{7}, 32), Live: func() int { return w.log.Live() }, Logger: logger,
 	}, w.store))(t)
-	if err = w.issuer.Prepare(ctx); err != nil {
+	if err := w.issuer.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.log.Run(ctx)
-	}()
-	t.Cleanup(func() { cancel(); <-done })
-	<-w.log.Ready()
-	c := api.Config{Issuer: w.issuer, Log: w.log, Logger: logger}
-	for _, f := range configure {
-		f(&c)
-	}
-	w.api = must(api.New(c))(t)
+	w.start(configure...)
+	t.Cleanup(func() { w.halt() })
 	t.Cleanup(w.searchLog)
 	w.open()
 	return w
+}
+
+// start runs a node and its API.
+func (w *world) start(configure ...func(*api.Config)) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	logger := slog.New(slog.NewJSONHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := revlog.New(revlog.Config{Issuer: "https://quash.test", Logger: logger}, w.source)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		log.Run(ctx)
+	}()
+	w.halt = func() { cancel(); <-done }
+	<-log.Ready()
+	w.log = log
+	c := api.Config{Issuer: w.issuer, Log: log, Logger: logger}
+	for _, f := range configure {
+		f(&c)
+	}
+	w.api = must(api.New(c))(w.t)
+}
+
+// restart stops the node, forgets all that is in memory, and runs another.
+func (w *world) restart() {
+	w.t.Helper()
+	w.halt()
+	w.start()
+	w.private = w.transport(w.listen(w.api.Private()))
 }
 
 // source is what the log is read from. It can be made to fail, or to have
 // something happen before a reading.
 type source struct {
 	revlog.Source
-	before atomic.Pointer[func(context.Context) error]
+	before     atomic.Pointer[func(context.Context) error]
+	beforeTail atomic.Pointer[func(context.Context) error]
 }
 
 func (s *source) View(ctx context.Context, fn func(revlog.Reader) error) error {
@@ -109,6 +128,15 @@ func (s *source) View(ctx context.Context, fn func(revlog.Reader) error) error {
 	return s.Source.View(ctx, fn)
 }
 
+func (s *source) Tail(ctx context.Context, after feed.Mark, limit int) (issuer.Tail, error) {
+	if before := s.beforeTail.Load(); before != nil {
+		if err := (*before)(ctx); err != nil {
+			return issuer.Tail{}, err
+		}
+	}
+	return s.Source.Tail(ctx, after, limit)
+}
+
 // feed opens a connection to the feed by hand, with what a verifier presents.
 func (w *world) feed(key string, present http.Header) (net.Conn, error) {
 	conn := must(w.listen(w.api.Private())(w.t.Context(), "", ""))(w.t)
@@ -116,8 +144,44 @@ func (w *world) feed(key string, present http.Header) (net.Conn, error) {
 	h := http.Header{"Authorization": {"Bearer " + key}, feed.HeaderProcess: {"by-hand"}, feed.HeaderName: {"by-hand"}}
 	maps.Copy(h, present)
 	dialer := ws.Dialer{Protocols: []string{feed.Subprotocol}, Header: ws.HandshakeHeaderHTTP(h)}
-	_, _, err := dialer.Upgrade(conn, &url.URL{Scheme: "ws", Host: "localhost", Path: "/v1/feed"})
-	return conn, err
+	early, _, err := dialer.Upgrade(conn, &url.URL{Scheme: "ws", Host: "localhost", Path: "/v1/feed"})
+	if early == nil {
+		return conn, err
+	}
+	return upgraded{conn, early}, err
+}
+
+// upgraded is a connection of which something has been read already.
+type upgraded struct {
+	net.Conn
+	r io.Reader
+}
+
+func (u upgraded) Read(b []byte) (int, error) { return u.r.Read(b) }
+
+// relying connects a verifier that gets a lease for what there is, and confirms
+// nothing more. The function that it returns confirms a position.
+func (w *world) relying(name string) (confirm func(position uint64)) {
+	w.t.Helper()
+	conn := must(w.feed(w.keys["feed"], http.Header{feed.HeaderProcess: {"process-" + name}, feed.HeaderName: {name}}))(w.t)
+	confirm = func(position uint64) {
+		ping := feed.AppendPing(nil, feed.Ping{Applied: position, Routes: 2, Tolerance: time.Minute})
+		_ = ws.WriteFrame(conn, ws.MaskFrame(ws.NewBinaryFrame(ping)))
+	}
+	for {
+		payload := make([]byte, must(ws.ReadHeader(conn))(w.t).Length)
+		must(io.ReadFull(conn, payload))(w.t)
+		kind, body, err := feed.Split(payload)
+		switch {
+		case err != nil:
+			w.t.Fatal(err)
+		case kind == feed.KindMark:
+			go confirm(must(feed.DecodeMark(body))(w.t).Position)
+		case kind == feed.KindPong && must(feed.DecodePong(body))(w.t).Grant > 0:
+			go io.Copy(io.Discard, conn)
+			return confirm
+		}
+	}
 }
 
 // open starts the listeners and the verifier.
@@ -154,9 +218,8 @@ func (w *world) session(subject string) client.Tokens {
 // follows waits until the verifier has applied a position.
 func (w *world) follows(position uint64) {
 	w.t.Helper()
-	applied, connected := w.log.WaitApplied(w.t.Context(), position)
-	if connected != 1 || applied != 1 {
-		w.t.Fatalf("%d of %d verifiers applied position %d, want 1 of 1", applied, connected, position)
+	if c := w.log.WaitConfirmed(w.t.Context(), position); !c.Confirmed || c.Applied != 1 {
+		w.t.Fatalf("position %d: got %+v, want that the one verifier has confirmed it", position, c)
 	}
 }
 
@@ -165,7 +228,11 @@ type dialer = func(ctx context.Context, network, address string) (net.Conn, erro
 // listen serves a handler in memory.
 func (w *world) listen(h http.Handler) dialer {
 	l := &listener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	server := &http.Server{Handler: h, MaxHeaderBytes: api.MaxHeader, ErrorLog: slog.NewLogLogger(slog.NewTextHandler(w.logged, nil), slog.LevelError)}
+	server := &http.Server{
+		Handler: h, MaxHeaderBytes: api.MaxHeader,
+		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Hour, // waits last longer
+		ErrorLog: slog.NewLogLogger(slog.NewTextHandler(w.logged, nil), slog.LevelError),
+	}
 	go server.Serve(l)
 	w.t.Cleanup(func() { server.Close() })
 	return func(context.Context, string, string) (net.Conn, error) {

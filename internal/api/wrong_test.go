@@ -58,7 +58,7 @@ func wrong(t *testing.T, what string, answer *http.Response, body string, status
 }
 
 // at fills in the parameters of a path.
-var at = strings.NewReplacer("{subject}", "u_1", "{sid}", "s_x", "{id}", "k")
+var at = strings.NewReplacer("{subject}", "u_1", "{sid}", "s_x", "{id}", "k", "{position}", "7")
 
 // good bodies, by route, in which one thing is made wrong at a time.
 var good = map[string]string{
@@ -255,7 +255,11 @@ func (x *mistakes) credentials() {
 	try("a character that no token has", []string{valid + ":"}, 400, client.CodeInvalid, `error="invalid_request"`)
 	try("two headers", []string{valid, valid}, 400, client.CodeInvalid, `error="invalid_request"`)
 	try("garbage", []string{"Bearer garbage"}, 401, client.CodeToken, `error="invalid_token"`)
-	try("changed", []string{valid[:len(valid)-2] + "AA"}, 401, client.CodeToken, `error="invalid_token"`)
+	changed := valid[:len(valid)-2] + "AA"
+	if changed == valid {
+		changed = valid[:len(valid)-2] + "BB"
+	}
+	try("changed", []string{changed}, 401, client.CodeToken, `error="invalid_token"`)
 	if answer, _ := x.do(x.rt.Method, x.path+"?x=1", http.Header{"Authorization": {strings.Replace(valid, "Bearer", "bEARER ", 1)}}, ""); answer.StatusCode == 401 {
 		x.t.Errorf("%s %s: the scheme in another case, and two spaces, are not accepted", x.rt.Method, x.path)
 	}

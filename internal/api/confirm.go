@@ -1,0 +1,173 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/revlog"
+)
+
+const (
+	// settling is how long the answer to a change waits for its confirmation
+	// where the caller does not say.
+	settling = time.Second
+	// glimpse is how long even an answer that is not to wait does: the node
+	// reads its own commit meanwhile, and so knows whom it waits for.
+	glimpse = 10 * time.Millisecond
+)
+
+// replyEffect answers with what a change did, and whether that is confirmed.
+func (a *API) replyEffect(c *call, out issuer.Effect, err error) error {
+	if err != nil {
+		return err
+	}
+	status, effect := a.effect(c, out)
+	return c.reply(status, effect)
+}
+
+// effect says what a change did, once that is confirmed or the caller's wait is
+// over. The change stands in either case, also where the caller hangs up.
+func (a *API) effect(c *call, e issuer.Effect) (status int, effect client.Effect) {
+	effect = client.Effect{Event: e.Event, Position: e.Position, Sessions: e.Sessions, Tokens: e.Tokens, DryRun: e.DryRun}
+	if e.Position == 0 {
+		return http.StatusOK, effect
+	}
+	confirmation := a.confirmation(c, e.Position, c.patience(settling))
+	effect.Confirmation = &confirmation
+	if confirmation.Confirmed {
+		return http.StatusOK, effect
+	}
+	if c.private() {
+		c.Header().Set("Location", "/v1/admin/revocations/"+strconv.FormatUint(e.Position, 10))
+	}
+	return http.StatusAccepted, effect
+}
+
+// private says whether the caller may know who the verifiers are.
+func (c *call) private() bool { return c.route.scope != "" }
+
+// confirmation waits until a position is confirmed, for so long at most, and
+// says how it stands.
+func (a *API) confirmation(c *call, position uint64, wait time.Duration) client.Confirmation {
+	c.extend(wait)
+	ctx, cancel := context.WithTimeout(c.r.Context(), max(wait, glimpse))
+	defer cancel()
+	defer context.AfterFunc(a.stopping, cancel)()
+	select {
+	case a.waiting <- struct{}{}:
+		defer func() { <-a.waiting }()
+	default:
+		cancel()
+	}
+	return c.confirmed(a.log.WaitConfirmed(ctx, position))
+}
+
+// confirmed shows to the caller how a position stands.
+func (c *call) confirmed(s revlog.Confirmation) client.Confirmation {
+	shown := client.Confirmation{
+		Confirmed: s.Confirmed, Milliseconds: milliseconds(s.Took), Until: s.Until.UTC(),
+		Verifiers:   client.Tally{Applied: s.Applied, Pending: s.Pending, Lost: s.Lost, Left: s.Left},
+		StaleRoutes: s.StaleRoutes, Accepting: s.Accepting,
+	}
+	if !c.private() {
+		return shown
+	}
+	shown.Nodes = s.Nodes
+	for _, p := range s.Slow {
+		shown.Pending = append(shown.Pending, client.Pending{Name: p.Name, Process: p.Process, Key: p.Key, Applied: p.Applied, Until: p.Until.UTC()})
+	}
+	return shown
+}
+
+// milliseconds are exact to the microsecond.
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// evidence says what is known of one revocation. It looks at what this node
+// watches first and then into the store, where that goes meanwhile.
+func (a *API) evidence(c *call) error {
+	position, err := strconv.ParseUint(c.r.PathValue("position"), 10, 64)
+	if err != nil || position == 0 || position > maxPosition {
+		return invalid("position: want a whole number from 1 to %d", uint64(maxPosition))
+	}
+	wait := c.patience(0)
+	if _, err := a.issuer.Evidence(c.r.Context(), position); err != nil {
+		return err
+	}
+	state := a.confirmation(c, position, wait)
+	var watched []issuer.Confirmation
+	seen, known, ok := a.log.Evidence(position)
+	if ok {
+		watched = append(watched, seen)
+	}
+	found, err := a.issuer.Evidence(c.r.Context(), position, watched...)
+	if err != nil {
+		return err
+	}
+	found.Verifiers = append(found.Verifiers, known...)
+	return c.reply(http.StatusOK, shownEvidence(found, state))
+}
+
+func shownEvidence(e issuer.Evidence, state client.Confirmation) client.Evidence {
+	shown := client.Evidence{Revocation: revocation(e.Revocation), Confirmation: state, Confirmations: []client.NodeConfirmation{}}
+	if e.Audit != nil {
+		entry := auditEntry(*e.Audit)
+		shown.Audit = &entry
+	}
+	// What is over the evidence knows best: the node may have been started since.
+	total := client.Confirmation{}
+	verifiers := map[verifierID]issuer.Verifier{}
+	for _, v := range e.Verifiers {
+		verifiers[verifierID{v.Node, v.Number}] = v
+	}
+	for _, one := range e.Confirmations {
+		n := nodeConfirmation(one, verifiers)
+		shown.Confirmations = append(shown.Confirmations, n)
+		total.Milliseconds = max(total.Milliseconds, n.Milliseconds)
+		total.Verifiers.Applied += n.Confirmed
+		total.Verifiers.Lost += n.Lost
+		total.Verifiers.Left += n.Left
+		for _, o := range n.Verifiers {
+			if o.End == client.EndConfirmed && (shown.Slowest == nil || shown.Slowest.Milliseconds < o.Milliseconds) {
+				shown.Slowest = &o
+			}
+		}
+	}
+	if state.Confirmed {
+		shown.Confirmation.Milliseconds, shown.Confirmation.Verifiers = total.Milliseconds, total.Verifiers
+	}
+	return shown
+}
+
+// verifierID is how outcomes name a verifier.
+type verifierID struct {
+	node   string
+	number uint32
+}
+
+// nodeConfirmation shows the evidence of one node as the store has it, to the
+// millisecond, also where it comes from memory.
+func nodeConfirmation(n issuer.Confirmation, verifiers map[verifierID]issuer.Verifier) client.NodeConfirmation {
+	began := n.Began.UTC().Truncate(time.Millisecond)
+	shown := client.NodeConfirmation{
+		Node: n.Node, First: n.First, Last: n.Last, Began: began, Milliseconds: milliseconds(n.Took),
+		Confirmed: n.Confirmed, Lost: n.Lost, Left: n.Left, Verifiers: make([]client.Outcome, len(n.Outcomes)),
+	}
+	for i, o := range n.Outcomes {
+		v := verifiers[verifierID{n.Node, o.Verifier}]
+		shown.Verifiers[i] = client.Outcome{
+			Name: v.Name, Process: v.Process, Key: v.Key, Address: v.Address,
+			End: ends[o.End], At: began.Add(o.After.Truncate(time.Microsecond)), Milliseconds: milliseconds(o.After),
+		}
+	}
+	return shown
+}
+
+var ends = map[issuer.End]string{
+	issuer.Confirmed: client.EndConfirmed,
+	issuer.Lost:      client.EndLost,
+	issuer.Left:      client.EndLeft,
+}
