@@ -19,6 +19,8 @@ type bench struct {
 	dir string // for data
 	sizes
 	progress *progress
+	points   []point  // for the plot
+	notes    []string // what was left out, and why
 }
 
 // sizes say how much is measured.
@@ -34,10 +36,10 @@ type sizes struct {
 	single      int           // durable operations in a round by one caller
 	grouped     int           // by 64 callers
 	fleets      []fleetSize
+	warm        int           // revocations before, so that the store's write-ahead log has grown as far as it will
+	perSecond   float64       // revocations that come at a rate
+	sustain     time.Duration // of a round of them
 }
-
-// fleetSize is a number of verifiers and how often they are told something.
-type fleetSize struct{ verifiers, events int }
 
 var full = sizes{
 	rounds:      31,
@@ -50,7 +52,15 @@ var full = sizes{
 	parallel:    200 * time.Millisecond,
 	single:      300,
 	grouped:     6400,
-	fleets:      []fleetSize{{10, 500}, {100, 400}, {1000, 120}},
+	fleets: []fleetSize{
+		{clients: 10, verifiers: true, visits: 60, series: 5},
+		{clients: 100, verifiers: true, visits: 50, series: 4, sustained: 3},
+		{clients: 1000, verifiers: true, visits: 70, series: 1, batches: 7, peerToo: true},
+		{clients: 5000, visits: 20, series: 1, batches: 5},
+	},
+	warm:      500,
+	perSecond: 5000,
+	sustain:   2 * time.Second,
 }
 
 // candidate does something once a round and returns what it costs or gives.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/xml"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,8 +12,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if text, ok := os.LookupEnv(clientsVariable); ok {
-		exit(runClients(text))
+	if _, ok := os.LookupEnv(clientsVariable); ok {
+		exit(runClients(os.Stdin, os.Stdout))
 	}
 	os.Exit(m.Run())
 }
@@ -28,7 +29,10 @@ var tiny = sizes{
 	parallel:    5 * time.Millisecond,
 	single:      3,
 	grouped:     256,
-	fleets:      []fleetSize{{3, 3}},
+	fleets:      []fleetSize{{clients: 3, verifiers: true, visits: 2, series: 2, batches: 1, peerToo: true, sustained: 1}},
+	warm:        2,
+	perSecond:   500,
+	sustain:     20 * time.Millisecond,
 }
 
 // Every candidate checks what it measures, so that a figure is never one of
@@ -60,7 +64,7 @@ func TestReport(t *testing.T) {
 	r.print(&out)
 	for _, want := range []string{
 		"slow          3.0 µs  floor               1.0 µs  3.00×  ≤ 1.50  missed\n",
-		"quick           2 ns  peer                400 ns   200×  ≥ 3.00\n",
+		"quick           2 ns  peer                400 ns   200×  ≥ 3.00  met\n",
 		"plain    1,234,567/s  peer           1,000,000/s  1.23×\n",
 	} {
 		if !strings.Contains(out.String(), want) {
@@ -84,9 +88,33 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// The plot is one that a browser draws, with every figure in words.
+func TestPlot(t *testing.T) {
+	points := []point{
+		{Clients: 10, Confirmed: .8e-3, Floor: .5e-3, NATS: .9e-3},
+		{Clients: 1000, Confirmed: 23e-3, Floor: 21e-3, NATS: 35e-3},
+		{Clients: 10, TLS: true, Confirmed: 1.2e-3, Floor: 1e-3, NATS: 1.3e-3},
+	}
+	var out bytes.Buffer
+	if err := plot(&out, points, "a machine"); err != nil {
+		t.Fatal(err)
+	}
+	if err := xml.Unmarshal(out.Bytes(), new(struct{})); err != nil {
+		t.Errorf("got %v, want an XML document", err)
+	}
+	for _, want := range []string{">a machine<", ">plain<", ">over TLS<", ">0.8 ms<", ">23 ms<", ">35 ms<", ">1.3 ms<", ">1,000<"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got a plot without %q", want)
+		}
+	}
+	if strings.Contains(out.String(), "NaN") || strings.Contains(out.String(), "Inf") {
+		t.Error("got a place that is not a number")
+	}
+}
+
 func TestSubjectsAreChosenByName(t *testing.T) {
-	if got, err := choose("feed,verify"); err != nil || len(got) != 2 || got[0].name != "feed" {
-		t.Errorf("got %v, %v, want feed and verify", got, err)
+	if got, err := choose("fanout,verify"); err != nil || len(got) != 2 || got[0].name != "fanout" {
+		t.Errorf("got %v, %v, want fanout and verify", got, err)
 	}
 	if _, err := choose("speed"); err == nil {
 		t.Error("got no error for a subject that is not there")

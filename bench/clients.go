@@ -3,6 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,44 +15,50 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"sync"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
 
-	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/internal/feed"
 )
 
-// clientsVariable holds a fleetSpec where this process is to be the clients.
+// clientsVariable is set where this process is to be the clients.
 const clientsVariable = "QUASH_BENCH_CLIENTS"
 
-// fleetSpec says how many clients connect to each address.
-type fleetSpec struct {
-	Number    int
-	TCP       string   // bare connections
-	Feeds     []string // clients of the feed that only acknowledge
-	Verifiers string   // what services use
+// order has a number of clients of one kind connect to an address.
+type order struct {
+	Kind    string
+	Address string
+	Number  int
+	Roots   []byte // PEM; not empty: over TLS
 }
+
+// The kinds of clients. All but verifiers only acknowledge: when they have read
+// all that came, the last of it.
+const (
+	overTCP   = "tcp"
+	overNATS  = "nats"
+	overFeed  = "feed"
+	verifiers = "verifier" // what services use
+)
 
 // clients is the child process.
 type clients struct {
 	process *exec.Cmd
-	in      io.Closer
+	in      io.WriteCloser
 	out     *bufio.Reader
 }
 
-func startClients(ctx context.Context, spec fleetSpec) (*clients, error) {
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return nil, err
-	}
+func startClients(ctx context.Context) (*clients, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	c := exec.CommandContext(ctx, self)
-	c.Env = append(os.Environ(), clientsVariable+"="+string(text))
+	c.Env = append(os.Environ(), clientsVariable+"=1")
 	c.Stderr = os.Stderr
 	in, err := c.StdinPipe()
 	if err != nil {
@@ -62,8 +71,11 @@ func startClients(ctx context.Context, spec fleetSpec) (*clients, error) {
 	return &clients{c, in, bufio.NewReader(out)}, c.Start()
 }
 
-// ready waits until all clients are connected.
-func (c *clients) ready() error {
+// connect returns when the clients of an order are connected.
+func (c *clients) connect(o order) error {
+	if err := json.NewEncoder(c.in).Encode(o); err != nil {
+		return err
+	}
 	if _, err := c.out.ReadString('\n'); err != nil {
 		return fmt.Errorf("the process of the clients ended early: %w", err)
 	}
@@ -75,116 +87,222 @@ func (c *clients) stop() {
 	_ = c.process.Wait()
 }
 
-// runClients connects the clients, says so on the standard output, and returns
-// when the standard input ends, as it does with the parent.
-func runClients(text string) error {
-	var spec fleetSpec
-	if err := json.Unmarshal([]byte(text), &spec); err != nil {
-		return fmt.Errorf("%s: %w", clientsVariable, err)
-	}
-	for i := range spec.Number {
-		if err := spec.connect(i); err != nil {
+// runClients takes orders, and confirms each with a line, until they end, as
+// they do with the parent.
+func runClients(in io.Reader, out io.Writer) error {
+	for orders := json.NewDecoder(in); ; {
+		var o order
+		if err := orders.Decode(&o); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
 			return err
 		}
+		if err := o.connect(); err != nil {
+			return fmt.Errorf("connect clients of %s: %w", o.Kind, err)
+		}
+		fmt.Fprintln(out, "connected")
 	}
-	if err := spec.openVerifiers(); err != nil {
+}
+
+// connecting is how many clients connect at once.
+const connecting = 16
+
+func (o *order) connect() error {
+	roots, err := o.tls()
+	if err != nil {
 		return err
 	}
-	fmt.Println("ready")
-	_, err := io.Copy(io.Discard, os.Stdin)
+	if o.Kind == verifiers {
+		return o.openVerifiers(roots)
+	}
+	conns := make([]*client, o.Number)
+	err = concurrently(connecting, o.Number, func(i int) (err error) {
+		conns[i], err = o.dial(i, roots)
+		return err
+	})
+	if o.Kind == overFeed && err == nil {
+		go beat(conns)
+	}
 	return err
 }
 
-func (s *fleetSpec) connect(i int) error {
-	conn, err := net.Dial("tcp", s.TCP)
-	if err != nil {
-		return err
+func (o *order) tls() (*tls.Config, error) {
+	if len(o.Roots) == 0 {
+		return nil, nil
 	}
-	go echo(conn)
-	for _, address := range s.Feeds {
-		conn, r, err := dialFeed(address, fmt.Sprint("v", i))
-		if err != nil {
-			return err
-		}
-		go acknowledge(conn, r)
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(o.Roots) {
+		return nil, errors.New("there is no certificate")
 	}
-	return nil
+	return &tls.Config{RootCAs: roots, ServerName: certificateName}, nil
 }
 
-func (s *fleetSpec) openVerifiers() error {
+func (o *order) openVerifiers(roots *tls.Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	verifiers := make([]*quash.Verifier, s.Number)
-	errs := make([]error, s.Number)
-	var opening sync.WaitGroup
-	limit := make(chan struct{}, 16)
-	for i := range verifiers {
-		limit <- struct{}{}
-		opening.Go(func() {
-			verifiers[i], errs[i] = openVerifier(ctx, s.Verifiers, fmt.Sprint("v", i), 1)
-			<-limit
-		})
-	}
-	opening.Wait()
-	return errors.Join(errs...)
+	return concurrently(connecting, o.Number, func(i int) error {
+		_, err := openVerifier(ctx, o.Address, fmt.Sprint("v", i), 1, roots)
+		return err
+	})
 }
 
-// echo answers each event of the floor.
-func echo(conn net.Conn) {
-	event := make([]byte, eventBytes)
-	for {
-		if _, err := io.ReadFull(conn, event); err != nil {
-			return
-		}
-		if _, err := conn.Write(event[:ackBytes]); err != nil {
-			return
-		}
-	}
+// client only acknowledges.
+type client struct {
+	net.Conn
+	r       *bufio.Reader
+	applied atomic.Uint64
 }
 
-func dialFeed(address, name string) (net.Conn, *bufio.Reader, error) {
-	conn, err := net.Dial("tcp", address)
+// clientBuffer holds a batch.
+const clientBuffer = 16 << 10
+
+func (o *order) dial(i int, roots *tls.Config) (*client, error) {
+	conn, err := net.Dial("tcp", o.Address)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	if roots != nil {
+		conn = tls.Client(conn, roots)
+	}
+	c := &client{Conn: conn, r: bufio.NewReaderSize(conn, clientBuffer)}
+	switch o.Kind {
+	case overTCP:
+		go c.answer(c.readTCP, c.acknowledgeTCP)
+		if roots != nil {
+			err = conn.(*tls.Conn).Handshake()
+		}
+	case overNATS:
+		if err = c.subscribe(); err == nil {
+			go c.answer(c.readNATS, c.acknowledgeNATS)
+		}
+	case overFeed:
+		if err = c.upgrade(o.Address, fmt.Sprint("v", i)); err == nil {
+			go c.answer(c.readFeed, c.ping)
+		}
+	}
+	return c, err
+}
+
+// answer acknowledges the last event of those that came together.
+func (c *client) answer(read func() (number uint64, ok bool, err error), acknowledge func() error) {
+	for due := false; ; {
+		n, ok, err := read()
+		if err != nil {
+			return
+		}
+		if ok {
+			due = true
+			c.applied.Store(n)
+		}
+		if !due || c.r.Buffered() > 0 {
+			continue
+		}
+		due = false
+		if acknowledge() != nil {
+			return
+		}
+	}
+}
+
+func (c *client) readTCP() (uint64, bool, error) {
+	var event [eventBytes]byte
+	_, err := io.ReadFull(c.r, event[:])
+	return binary.BigEndian.Uint64(event[:]), true, err
+}
+
+func (c *client) acknowledgeTCP() error {
+	var ack [ackBytes]byte
+	binary.BigEndian.PutUint64(ack[:], c.applied.Load())
+	_, err := c.Write(ack[:])
+	return err
+}
+
+// subscribe returns when the server has the subscription.
+func (c *client) subscribe() error {
+	const hello = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB " + natsEvents + " 1\r\nPING\r\n"
+	if _, err := c.Write([]byte(hello)); err != nil {
+		return err
+	}
+	for {
+		line, err := c.r.ReadString('\n')
+		if err != nil || line == "PONG\r\n" {
+			return err
+		}
+		if strings.HasPrefix(line, "-ERR") {
+			return errors.New(strings.TrimSpace(line))
+		}
+	}
+}
+
+func (c *client) readNATS() (uint64, bool, error) {
+	line, err := c.r.ReadSlice('\n')
+	if err != nil {
+		return 0, false, err
+	}
+	switch {
+	case line[0] == 'M': // MSG
+		var event [natsBytes + len("\r\n")]byte
+		_, err := io.ReadFull(c.r, event[:])
+		return binary.BigEndian.Uint64(event[:]), true, err
+	case string(line) == "PING\r\n":
+		_, err = c.Write([]byte("PONG\r\n"))
+	}
+	return 0, false, err
+}
+
+func (c *client) acknowledgeNATS() error {
+	ack := append(make([]byte, 0, 64), "PUB "+natsAcks+" 8\r\n"...)
+	ack = binary.BigEndian.AppendUint64(ack, c.applied.Load())
+	_, err := c.Write(append(ack, "\r\n"...))
+	return err
+}
+
+func (c *client) upgrade(address, name string) error {
 	h := http.Header{}
 	h.Set(feed.HeaderProcess, name)
 	h.Set(feed.HeaderName, name)
-	dialer := ws.Dialer{Protocols: []string{feed.Subprotocol}, Header: ws.HandshakeHeaderHTTP(h)}
-	r, _, err := dialer.Upgrade(conn, &url.URL{Scheme: "ws", Host: address, Path: "/v1/feed"})
-	if err != nil {
-		conn.Close()
-		return nil, nil, err
+	dialer := ws.Dialer{ReadBufferSize: clientBuffer, Protocols: []string{feed.Subprotocol}, Header: ws.HandshakeHeaderHTTP(h)}
+	r, _, err := dialer.Upgrade(c.Conn, &url.URL{Scheme: "ws", Host: address, Path: "/v1/feed"})
+	if r != nil { // it has read more than the handshake
+		c.r = r
 	}
-	if r == nil {
-		r = bufio.NewReader(conn)
-	}
-	return conn, r, nil
+	return err
 }
 
-// acknowledge is the least that a verifier can be.
-func acknowledge(conn net.Conn, r *bufio.Reader) {
-	payload := make([]byte, 4<<10)
+func (c *client) readFeed() (uint64, bool, error) {
+	h, err := ws.ReadHeader(c.r)
+	if err != nil {
+		return 0, false, err
+	}
+	var stack [128]byte
+	message := slices.Grow(stack[:0], int(h.Length))[:h.Length]
+	if _, err := io.ReadFull(c.r, message); err != nil {
+		return 0, false, err
+	}
+	kind, body, err := feed.Split(message)
+	if err != nil || kind != feed.KindRecords && kind != feed.KindMark {
+		return 0, false, err
+	}
+	return binary.BigEndian.Uint64(body), true, nil // where both have the position
+}
+
+func (c *client) ping() error {
+	ping := ws.NewBinaryFrame(feed.AppendPing(nil, feed.Ping{Applied: c.applied.Load()}))
+	_, err := c.Write(ws.MustCompileFrame(ws.MaskFrame(ping)))
+	return err
+}
+
+// beatEvery is often enough for every lease and connection to last.
+const beatEvery = 10 * time.Second
+
+// beat has the clients ping, one after the other, for as long as there are any.
+func beat(all []*client) {
 	for {
-		h, err := ws.ReadHeader(r)
-		if err != nil || h.Length > int64(len(payload)) {
-			return
-		}
-		message := payload[:h.Length]
-		if _, err := io.ReadFull(r, message); err != nil {
-			return
-		}
-		kind, body, err := feed.Split(message)
-		if err != nil || kind != feed.KindRecords && kind != feed.KindMark {
-			continue
-		}
-		m, err := feed.DecodeMark(body[:40])
-		if err != nil {
-			return
-		}
-		ping := ws.NewBinaryFrame(feed.AppendPing(nil, feed.Ping{Applied: m.Position}))
-		if _, err := conn.Write(ws.MustCompileFrame(ws.MaskFrame(ping))); err != nil {
-			return
+		for _, c := range all {
+			time.Sleep(beatEvery / time.Duration(len(all)))
+			if c.ping() != nil {
+				return
+			}
 		}
 	}
 }

@@ -33,22 +33,25 @@ func measureDurable(b *bench) (rows []row, err error) {
 		return nil, err
 	}
 	defer file.Close()
-	group, err := newGroupFile(filepath.Join(b.dir, "group"))
+	blocks, err := newBlockFile(filepath.Join(b.dir, "group"))
 	if err != nil {
 		return nil, err
 	}
+	defer blocks.Close()
+	group := newGroup(blocks.write)
 	defer group.close()
 	l := logouts{bench: b, issuer: i}
 	if err := l.createAccounts(); err != nil {
 		return nil, err
 	}
+	appendOne := func() error { return file.append(1) }
 	revoke := func() error {
 		_, err := revokeOne(b.ctx, store)
 		return err
 	}
 	samples, err := b.alternate("durable", b.long,
-		b.alone(revoke), l.alone, b.alone(file.append),
-		b.together(revoke), l.together, b.together(group.append))
+		b.alone(revoke), l.alone, b.alone(appendOne),
+		b.together(revoke), l.together, b.together(group.do))
 	if err != nil {
 		return nil, err
 	}
@@ -111,13 +114,13 @@ func medianTime(n int, call func(i int) error) (float64, error) {
 func (b *bench) together(call func() error) candidate {
 	return func() (float64, error) {
 		start := time.Now()
-		err := concurrently(b.grouped, func(int) error { return call() })
+		err := concurrently(callers, b.grouped, func(int) error { return call() })
 		return float64(b.grouped) / time.Since(start).Seconds(), err
 	}
 }
 
-// concurrently makes n calls, each caller one after the other.
-func concurrently(n int, call func(i int) error) error {
+// concurrently makes n calls, each of the callers one after the other.
+func concurrently(callers, n int, call func(i int) error) error {
 	errs := make([]error, callers)
 	var working sync.WaitGroup
 	for c := range callers {
@@ -156,7 +159,7 @@ func (l *logouts) createAccounts() error {
 
 func (l *logouts) open(n int) ([]string, error) {
 	tokens := make([]string, n)
-	err := concurrently(n, func(i int) error {
+	err := concurrently(callers, n, func(i int) error {
 		g, err := l.issuer.OpenSession(l.ctx, issuer.User(""), fmt.Sprint("u_", i%subjectsLoggedIn), issuer.Device{})
 		tokens[i] = g.RefreshToken
 		return err
@@ -183,7 +186,7 @@ func (l *logouts) together() (float64, error) {
 		return 0, err
 	}
 	start := time.Now()
-	err = concurrently(len(tokens), func(i int) error { return l.end(tokens[i]) })
+	err = concurrently(callers, len(tokens), func(i int) error { return l.end(tokens[i]) })
 	return float64(len(tokens)) / time.Since(start).Seconds(), err
 }
 
@@ -195,71 +198,83 @@ func newAppendFile(name string) (appendFile, error) {
 	return appendFile{f}, err
 }
 
-func (f appendFile) append() error {
-	if _, err := f.Write(make([]byte, recordBytes)); err != nil {
+// append adds n records and flushes them.
+func (f appendFile) append(n int) error {
+	if _, err := f.Write(make([]byte, n*recordBytes)); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-// groupFile is the least that makes the records of many callers durable: one
-// goroutine writes what waits to blocks that the file has already, and flushes
-// once.
-type groupFile struct {
-	file  *os.File
-	queue chan chan error
-	done  chan struct{}
+// blockFile has its blocks already, so that a flush is of them alone.
+type blockFile struct {
+	*os.File
+	offset int64
 }
 
-const groupFileBytes = 64 << 20
+const blockFileBytes = 64 << 20
 
-func newGroupFile(name string) (*groupFile, error) {
+func newBlockFile(name string) (*blockFile, error) {
 	f, err := os.Create(name)
 	if err != nil {
 		return nil, err
 	}
-	if _, err = f.Write(make([]byte, groupFileBytes)); err == nil {
+	if _, err = f.Write(make([]byte, blockFileBytes)); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	g := &groupFile{file: f, queue: make(chan chan error, callers), done: make(chan struct{})}
-	go g.write()
-	return g, nil
+	return &blockFile{File: f}, nil
 }
 
-func (g *groupFile) append() error {
+// write makes n records durable, of at most as many as there are callers.
+func (f *blockFile) write(n int) error {
+	if _, err := f.WriteAt(make([]byte, n*recordBytes), f.offset); err != nil {
+		return err
+	}
+	f.offset = (f.offset + int64(n*recordBytes)) % (blockFileBytes - callers*recordBytes)
+	return flush(f.File)
+}
+
+// group is the least that serves many callers at once: one goroutine commits
+// for all who wait.
+type group struct {
+	commit func(events int) error
+	queue  chan chan error
+	done   chan struct{}
+}
+
+func newGroup(commit func(events int) error) *group {
+	g := &group{commit: commit, queue: make(chan chan error, callers), done: make(chan struct{})}
+	go g.run()
+	return g
+}
+
+// do returns when an event of the caller's is committed.
+func (g *group) do() error {
 	answer := make(chan error, 1)
 	g.queue <- answer
 	return <-answer
 }
 
-func (g *groupFile) write() {
+func (g *group) run() {
 	defer close(g.done)
-	block := make([]byte, callers*recordBytes)
-	offset := int64(0)
 	for first := range g.queue {
 		runtime.Gosched() // callers that were just answered queue again
-		group := []chan error{first}
+		waiting := []chan error{first}
 		for len(g.queue) > 0 {
-			group = append(group, <-g.queue)
+			waiting = append(waiting, <-g.queue)
 		}
-		size := len(group) * recordBytes
-		_, err := g.file.WriteAt(block[:size], offset)
-		if err == nil {
-			err = flush(g.file)
-		}
-		offset = (offset + int64(size)) % (groupFileBytes - int64(len(block)))
-		for _, answer := range group {
+		err := g.commit(len(waiting))
+		for _, answer := range waiting {
 			answer <- err
 		}
 	}
 }
 
-func (g *groupFile) close() {
+func (g *group) close() {
 	close(g.queue)
 	<-g.done
-	g.file.Close()
 }

@@ -3,7 +3,7 @@
 // (the peer): in one run, in turn, so that what the machine does meanwhile
 // happens to both. The ratios are the result, each the median of the ratios in
 // single rounds, so that it need not be that of the medians beside it; but for
-// the feed, where it is that of the quantiles. The absolute figures are this
+// the fan-out, where it is that of the quantiles. The absolute figures are this
 // machine's, today.
 package main
 
@@ -20,8 +20,8 @@ import (
 )
 
 func main() {
-	if text, ok := os.LookupEnv(clientsVariable); ok {
-		exit(runClients(text))
+	if _, ok := os.LookupEnv(clientsVariable); ok {
+		exit(runClients(os.Stdin, os.Stdout))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -46,13 +46,13 @@ var subjects = []subject{
 	{"verify", measureVerify},
 	{"lookup", measureLookup},
 	{"durable", measureDurable},
-	{"feed", measureFeed},
+	{"fanout", measureFanOut},
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	file := flags.String("json", "", "`file` for the results; a whole run writes results/latest.json unless told otherwise")
-	only := flags.String("only", "", "comma-separated `subjects`: verify, lookup, durable, feed (default all)")
+	file := flags.String("json", "", "`file` for the results, with fanout.svg beside it; a whole run writes results/latest.json unless told otherwise")
+	only := flags.String("only", "", "comma-separated `subjects`: verify, lookup, durable, fanout (default all)")
 	dir := flags.String("dir", ".", "`directory` for data, on the disk to measure")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -79,6 +79,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		result.add(s.name, rows)
 	}
+	result.FanOut, result.Notes = b.points, b.notes
 	result.print(out)
 	if *file == "" {
 		return nil
@@ -94,7 +95,7 @@ func choose(names string) ([]subject, error) {
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(subjects, func(s subject) bool { return s.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("only: there is no subject %q; there are verify, lookup, durable and feed", name)
+			return nil, fmt.Errorf("only: there is no subject %q; there are verify, lookup, durable and fanout", name)
 		}
 		chosen = append(chosen, subjects[i])
 	}

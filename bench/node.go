@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -35,6 +34,7 @@ type memoryLog struct {
 
 	mu      sync.Mutex
 	records []revset.Record // the one at position p stands at p-1
+	node    []issuer.Node   // the only one's row, once it has one
 }
 
 var _ revlog.Source = (*memoryLog)(nil)
@@ -79,42 +79,68 @@ func (l *memoryLog) append(k revset.Key) uint64 {
 
 // View implements [revlog.Source].
 func (l *memoryLog) View(_ context.Context, fn func(revlog.Reader) error) error {
+	return fn(l.now())
+}
+
+func (l *memoryLog) now() *memoryView {
 	l.mu.Lock()
-	r := memoryReader{l, l.records}
-	l.mu.Unlock()
-	return fn(r)
+	defer l.mu.Unlock()
+	return &memoryView{l, l.records, l.node}
+}
+
+// Update implements [revlog.Source].
+func (l *memoryLog) Update(_ context.Context, fn func(revlog.Writer) error) error {
+	v := l.now()
+	if err := fn(v); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.node = v.node
+	return nil
+}
+
+// Tail implements [revlog.Source].
+func (l *memoryLog) Tail(_ context.Context, after feed.Mark, limit int) (t issuer.Tail, err error) {
+	v := l.now()
+	t = issuer.Tail{SigningKeys: l.keys, Nodes: v.node, At: after}
+	t.Log, _ = v.Log()
+	t.Records, t.Mark, err = v.Records(after.Position, limit)
+	return t, err
 }
 
 // Changed implements [revlog.Source].
 func (l *memoryLog) Changed() <-chan struct{} { return l.changed }
 
-type memoryReader struct {
-	*memoryLog
+// memoryView is the log at a moment. It keeps no evidence.
+type memoryView struct {
+	log     *memoryLog
 	records []revset.Record
+	node    []issuer.Node
 }
 
-func (r memoryReader) Now() time.Time { return time.Now() }
+func (v *memoryView) Now() time.Time { return time.Now() }
 
-func (r memoryReader) Log() (issuer.Log, error) {
-	head, _ := r.MarkAt(uint64(len(r.records)))
-	return issuer.Log{ID: "bench", Epoch: 1, HashSecret: r.secret, Head: head, MaxLifetime: maxLifetime, Claims: claimNames}, nil
+func (v *memoryView) Log() (issuer.Log, error) {
+	head, _ := v.MarkAt(uint64(len(v.records)))
+	return issuer.Log{ID: "bench", Epoch: 1, HashSecret: v.log.secret, Head: head, MaxLifetime: maxLifetime, Claims: claimNames}, nil
 }
 
-func (r memoryReader) Records(after uint64, limit int) ([]revset.Record, feed.Mark, error) {
-	found := r.records[after:min(after+uint64(limit), uint64(len(r.records)))]
-	m, err := r.MarkAt(after + uint64(len(found)))
+func (v *memoryView) Records(after uint64, limit int) ([]revset.Record, feed.Mark, error) {
+	found := v.records[after:min(after+uint64(limit), uint64(len(v.records)))]
+	m, err := v.MarkAt(after + uint64(len(found)))
 	return found, m, err
 }
 
 // MarkAt returns a digest that no chain led to; nobody who follows can tell.
-func (r memoryReader) MarkAt(position uint64) (feed.Mark, error) {
+func (v *memoryView) MarkAt(position uint64) (feed.Mark, error) {
 	m := feed.Mark{Position: position}
 	binary.BigEndian.PutUint64(m.Digest[:], position)
 	return m, nil
 }
 
-func (r memoryReader) Live(yield func(revset.Record) error) error {
-	for _, record := range r.records {
+func (v *memoryView) Live(yield func(revset.Record) error) error {
+	for _, record := range v.records {
 		if err := yield(record); err != nil {
 			return err
 		}
@@ -122,7 +148,21 @@ func (r memoryReader) Live(yield func(revset.Record) error) error {
 	return nil
 }
 
-func (r memoryReader) SigningKeys() ([]issuer.SigningKey, error) { return r.keys, nil }
+func (v *memoryView) SigningKeys() ([]issuer.SigningKey, error) { return v.log.keys, nil }
+
+func (v *memoryView) Nodes() ([]issuer.Node, error)             { return v.node, nil }
+func (v *memoryView) PutVerifier(issuer.Verifier) error         { return nil }
+func (v *memoryView) PutConfirmation(issuer.Confirmation) error { return nil }
+
+func (v *memoryView) PutNode(n issuer.Node) error {
+	v.node = []issuer.Node{n}
+	return nil
+}
+
+func (v *memoryView) DeleteNode(string) error {
+	v.node = nil
+	return nil
+}
 
 // node serves the feed of a log on loopback.
 type node struct {
@@ -131,8 +171,9 @@ type node struct {
 	stop    func() error
 }
 
-func startNode(source revlog.Source) (*node, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// startNode returns a node that is ready, with TLS unless secure is nil.
+func startNode(source revlog.Source, secure *tls.Config) (*node, error) {
+	listener, err := listen(secure)
 	if err != nil {
 		return nil, err
 	}
@@ -156,18 +197,22 @@ func startNode(source revlog.Source) (*node, error) {
 	}}, nil
 }
 
-// openVerifier returns a verifier that follows the node at an address. One
-// with a cache of 1 byte keeps no token.
-func openVerifier(ctx context.Context, address, name string, cacheBytes int) (*quash.Verifier, error) {
-	return quash.Open(ctx, quash.Config{URL: "http://" + address, Key: "bench", Name: name, Audience: audience, CacheBytes: cacheBytes})
+// openVerifier returns a verifier that follows the node at an address, over TLS
+// unless secure is nil. One with a cache of 1 byte keeps no token.
+func openVerifier(ctx context.Context, address, name string, cacheBytes int, secure *tls.Config) (*quash.Verifier, error) {
+	scheme := "http://"
+	if secure != nil {
+		scheme = "https://"
+	}
+	return quash.Open(ctx, quash.Config{URL: scheme + address, Key: "bench", Name: name, Audience: audience, CacheBytes: cacheBytes, TLS: secure})
 }
 
-// connected waits until n verifiers are connected to the node.
-func (n *node) connected(ctx context.Context, want int) error {
-	for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
-		if len(n.log.Verifiers()) == want {
-			return nil
+// connected returns how many verifiers hold a lease of the node.
+func (n *node) connected() (holders int) {
+	for _, v := range n.log.Verifiers() {
+		if v.Lease > 0 {
+			holders++
 		}
 	}
-	return fmt.Errorf("%d of %d verifiers are connected: %w", len(n.log.Verifiers()), want, ctx.Err())
+	return holders
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -74,10 +75,12 @@ func faster(what string, ours []float64, beside string, theirs []float64, target
 
 // report is what a run found, and where.
 type report struct {
-	Date    string `json:"date"`
-	Machine string `json:"machine"`
-	Go      string `json:"go"`
-	Rows    []row  `json:"rows"`
+	Date    string   `json:"date"`
+	Machine string   `json:"machine"`
+	Go      string   `json:"go"`
+	Rows    []row    `json:"rows"`
+	FanOut  []point  `json:"fan_out,omitempty"`
+	Notes   []string `json:"notes,omitempty"`
 }
 
 func newReport(now time.Time) *report {
@@ -114,15 +117,24 @@ func (r *report) add(subject string, rows []row) {
 	}
 }
 
+// write makes the file, and the plot beside it where there is one.
 func (r *report) write(file string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	dir := filepath.Dir(file)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(file, append(text, '\n'), 0o644)
+	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil || len(r.FanOut) == 0 {
+		return err
+	}
+	var drawn bytes.Buffer
+	if err := plot(&drawn, r.FanOut, strings.Join([]string{r.Machine, r.Go, r.Date[:len(time.DateOnly)]}, ", ")); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "fanout.svg"), drawn.Bytes(), 0o644)
 }
 
 func (r *report) print(out io.Writer) {
@@ -140,14 +152,20 @@ func (r *report) print(out io.Writer) {
 	}
 	fmt.Fprintf(out, "%s, %s, %s\n\n", r.Machine, r.Go, r.Date)
 	align(out, cells)
+	for _, n := range r.Notes {
+		fmt.Fprintln(out, "\n"+n)
+	}
 }
 
 func (w *row) cells() []string {
 	figure := func(v float64) string { return format(v, w.Unit) }
 	targets := []string{w.RatioTarget.text(ratio), w.OursTarget.text(figure)}
 	verdict := ""
-	if w.Met != nil && !*w.Met {
+	if w.Met != nil {
 		verdict = "missed"
+		if *w.Met {
+			verdict = "met"
+		}
 	}
 	return []string{
 		w.What, figure(w.Ours), w.Beside, figure(w.Theirs), ratio(w.Ratio) + "×",
@@ -180,6 +198,8 @@ func align(out io.Writer, cells [][]string) {
 
 func format(v float64, u unit) string {
 	switch {
+	case u == bytesEach && v >= 1024:
+		return fmt.Sprintf("%.1f KiB", v/1024)
 	case u == bytesEach:
 		return fmt.Sprintf("%.1f B", v)
 	case u == perSecond:

@@ -83,7 +83,7 @@ func measureVerify(b *bench) (rows []row, err error) {
 		signers = append(signers, s)
 		log.keys = append(log.keys, issuer.SigningKey{ID: s.kid, Algorithm: string(a), Public: s.jwk, Created: time.Now()})
 	}
-	n, err := startNode(log)
+	n, err := startNode(log, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func measureVerify(b *bench) (rows []row, err error) {
 // verifyCold measures tokens that the verifier has not seen: its cache holds
 // none.
 func (b *bench) verifyCold(n *node, s *signer) ([]row, error) {
-	v, err := openVerifier(b.ctx, n.address, "cold", 1)
+	v, err := openVerifier(b.ctx, n.address, "cold", 1, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func each[T any](tokens []T, n int, verify func(T) error) candidate {
 // verifyCached measures tokens that the verifier has seen: where the set has
 // changed since, so that each is looked up again, and where it has not.
 func (b *bench) verifyCached(n *node, log *memoryLog, s *signer) ([]row, error) {
-	v, err := openVerifier(b.ctx, n.address, "cached", 0)
+	v, err := openVerifier(b.ctx, n.address, "cached", 0, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (b *bench) verifyCached(n *node, log *memoryLog, s *signer) ([]row, error) 
 		return nil, err
 	}
 	afterChange := func() (float64, error) {
-		n.log.WaitApplied(b.ctx, log.append(revset.Key([]byte(random())[:16])))
+		n.log.WaitConfirmed(b.ctx, log.append(revset.Key([]byte(random())[:16])))
 		return some()
 	}
 	unchanged := func() (float64, error) {
