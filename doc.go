@@ -42,6 +42,7 @@
 // (all [ErrInvalid]), expiry ([ErrExpired]), revocation ([ErrRevoked]), and last
 // whether the verifier may still rely on what it knows ([ErrStale]). So a
 // client that is told to keep its token and to come back has a token that is
-// worth keeping. A verifier without keys and revocations can tell nothing, and
+// worth keeping. One exception: while the verifier is stale, a key that it does
+// not know may be one that it has not heard of, and is [ErrStale]. A verifier without keys and revocations can tell nothing, and
 // answers [ErrNotReady].
 package quash

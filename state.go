@@ -43,6 +43,10 @@ func (st *state) same(o *state) bool {
 		bytes.Equal(st.secret, o.secret) && bytes.Equal(st.keysText, o.keysText) && slices.Equal(st.names, o.names)
 }
 
+// errUnknownKey says that a token names a key that the verifier does not have. It
+// may be one that was made while the verifier was out of touch.
+var errUnknownKey = invalid("the issuer has no key of that kid")
+
 // scratch is the memory that verifying one token needs.
 type scratch struct {
 	token    jws.Token
@@ -88,7 +92,7 @@ func (st *state) authenticate(s *scratch, token string) error {
 	}
 	key, ok := st.keys.Key(s.token.Header.KeyID)
 	if !ok {
-		return invalid("the issuer has no key of that kid")
+		return errUnknownKey
 	}
 	if err := key.Verify(&s.token); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)

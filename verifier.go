@@ -2,6 +2,7 @@ package quash
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -152,6 +153,9 @@ func (v *Verifier) admit(token string, tolerance time.Duration) (*entry, time.Du
 	if e == nil || e.generation != st.generation {
 		var err error
 		if e, err = st.verify(token, time.Unix(0, now.Wall)); err != nil {
+			if stale := fresh.reason(now); stale != "" && errors.Is(err, errUnknownKey) {
+				err = fmt.Errorf("%w: %s, so it may not know every key", ErrStale, stale)
+			}
 			return nil, inTime, err
 		}
 		e.hash, e.claims.verifier = hash, v

@@ -194,7 +194,7 @@ func TestOrderOfAnswers(t *testing.T) {
 			{"expired", n.token(claims{"exp": now}), quash.ErrExpired, quash.ErrExpired},
 			{"expired and revoked", n.token(claims{"exp": now, "sid": "revoked"}), quash.ErrExpired, quash.ErrExpired},
 			{"expired, of another audience", n.token(claims{"exp": now, "aud": "billing"}), quash.ErrInvalid, quash.ErrInvalid},
-			{"of a strange key", n.tokenBy(stranger, nil), quash.ErrInvalid, quash.ErrInvalid},
+			{"of a strange key", n.tokenBy(stranger, nil), quash.ErrInvalid, quash.ErrStale},
 			{"oversize", good + strings.Repeat("A", jws.MaxToken), quash.ErrInvalid, quash.ErrInvalid},
 			{"empty", "", quash.ErrInvalid, quash.ErrInvalid},
 		} {

@@ -44,14 +44,15 @@ type PasswordChanged struct {
 }
 
 // Effect is what a change ended, or with DryRun would end. The change stands,
-// confirmed or not.
+// confirmed or not. One that found all of it ended already has no position, and
+// is confirmed when everything before it is.
 type Effect struct {
 	Event        string        `json:"event"`    // as the audit names it
 	Position     uint64        `json:"position"` // of the last revocation; 0 where none was needed
 	Sessions     int           `json:"sessions"` // ended
 	Tokens       int           `json:"tokens"`   // access tokens that had not expired and are dead now
 	DryRun       bool          `json:"dry_run"`
-	Confirmation *Confirmation `json:"confirmation,omitempty"` // nil where nothing was revoked
+	Confirmation *Confirmation `json:"confirmation,omitempty"` // nil for a dry run, and where nothing is revoked
 }
 
 // Confirmation says whether some verifier could still accept what was revoked.

@@ -33,16 +33,24 @@ func (a *API) replyEffect(c *call, out issuer.Effect, err error) error {
 // over. The change stands in either case, also where the caller hangs up.
 func (a *API) effect(c *call, e issuer.Effect) (status int, effect client.Effect) {
 	effect = client.Effect{Event: e.Event, Position: e.Position, Sessions: e.Sessions, Tokens: e.Tokens, DryRun: e.DryRun}
-	if e.Position == 0 {
+	position := e.Position
+	switch {
+	case e.DryRun || e.Event == issuer.Reactivated.Name:
 		return http.StatusOK, effect
+	case position == 0: // it had ended before, perhaps a moment ago
+		l, err := a.issuer.Log(c.r.Context())
+		if err != nil {
+			return http.StatusAccepted, effect
+		}
+		position = l.Head.Position
 	}
-	confirmation := a.confirmation(c, e.Position, c.patience(settling))
+	confirmation := a.confirmation(c, position, c.patience(settling))
 	effect.Confirmation = &confirmation
 	if confirmation.Confirmed {
 		return http.StatusOK, effect
 	}
 	if c.private() {
-		c.Header().Set("Location", "/v1/admin/revocations/"+strconv.FormatUint(e.Position, 10))
+		c.Header().Set("Location", "/v1/admin/revocations/"+strconv.FormatUint(position, 10))
 	}
 	return http.StatusAccepted, effect
 }

@@ -37,6 +37,7 @@ type loaded struct {
 type peer struct {
 	issuer.Node
 	since lease.Moment // when it was first seen as it is
+	beats bool         // it was seen to renew
 	owed  []identity   // who held its leases when it ended in order
 }
 
@@ -55,7 +56,7 @@ func (m *membership) look(nodes []issuer.Node, head uint64, now lease.Moment) {
 		}
 		p, known := m.peers[n.ID]
 		if !known || p.Counter != n.Counter {
-			p.since, p.owed = now, owed(n)
+			p.since, p.beats, p.owed = now, known, owed(n)
 		}
 		p.Node = n
 		peers[n.ID] = p
@@ -120,14 +121,15 @@ func (m *membership) longest(position uint64) time.Duration {
 	return longest.Whole()
 }
 
-// alive returns how many other nodes have renewed their rows lately.
-func (m *membership) alive(now lease.Moment) (n int) {
+// alone says whether no other node was seen to renew its row lately, to which
+// verifiers could go.
+func (m *membership) alone(now lease.Moment) bool {
 	for _, p := range m.peers {
-		if !p.dead(now) {
-			n++
+		if p.beats && p.owed == nil && !p.dead(now) {
+			return false
 		}
 	}
-	return n
+	return true
 }
 
 // join makes this process a node, with a new row, and renews it for the first

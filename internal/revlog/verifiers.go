@@ -328,7 +328,7 @@ func (l *Log) stop() {
 	l.mu.Lock()
 	l.stopping = true
 	l.linger = linger
-	if l.alive(l.cfg.Clock()) > 0 {
+	if !l.alone(l.cfg.Clock()) {
 		l.linger = handover
 	}
 	patience := l.linger + linger
