@@ -177,9 +177,11 @@ func (l *Log) depart(reason string) {
 // before, a lease is granted to whoever has applied the log up to there.
 func (l *Log) renew(ctx context.Context) error {
 	l.mu.Lock()
+	// One of unknown outcome may stand, and what is written next must differ
+	// from it: a row that others see unchanged is that of a dead node.
+	l.row.Counter++
+	l.row.Floor = l.book.Floor()
 	row, known, at, loaded := l.row, l.settings.log, l.ring.head, l.loaded != nil
-	row.Counter++
-	row.Floor = l.book.Floor()
 	l.mu.Unlock()
 	if row.ID == "" {
 		return nil // it is about to join
@@ -193,7 +195,7 @@ func (l *Log) renew(ctx context.Context) error {
 		if loaded && (found.ID != known.ID || found.Epoch != known.Epoch || found.Head.Position < at.Position) {
 			return fmt.Errorf("%w: it is log %s, epoch %d, and ends at %d", errContradicted, found.ID, found.Epoch, found.Head.Position)
 		}
-		if err := stands(w, row.ID); err != nil {
+		if row.Counter, err = next(w, row.ID); err != nil {
 			return err
 		}
 		return w.PutNode(row)
@@ -204,23 +206,26 @@ func (l *Log) renew(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.row.ID == row.ID {
-		l.row = row
 		l.book.Renewed(began, found.Head.Position)
 	}
 	return nil
 }
 
-func stands(w Writer, id string) error {
+// next returns the counter with which the node's row is written next: above the
+// one that stands there, and not above the one that this node wrote last. A
+// commit that was taken for failed may stand, and a renewal that did not change
+// what others see of the row would let them take the node for dead.
+func next(w Writer, id string) (uint64, error) {
 	nodes, err := w.Nodes()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, n := range nodes {
 		if n.ID == id {
-			return nil
+			return n.Counter + 1, nil
 		}
 	}
-	return errGone
+	return 0, errGone
 }
 
 // beat renews until ctx ends: at each beat, and whenever the floor has risen
@@ -256,7 +261,6 @@ func (l *Log) beat(ctx context.Context) {
 func (l *Log) leave(ctx context.Context) {
 	l.mu.Lock()
 	row, held := l.row, l.book.Held()
-	row.Counter++
 	row.Floor = l.book.Floor()
 	holders := []holder{}
 	for _, p := range l.processes {
@@ -269,7 +273,8 @@ func (l *Log) leave(ctx context.Context) {
 		return
 	}
 	err := l.update(ctx, func(w Writer) error {
-		if err := stands(w, row.ID); err != nil {
+		var err error
+		if row.Counter, err = next(w, row.ID); err != nil {
 			return err
 		}
 		if len(holders) == 0 {
