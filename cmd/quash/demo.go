@@ -76,6 +76,7 @@ type play struct {
 	Token        string               `json:"token"`        // whose access token the resource servers were shown
 	Answered     *milliseconds        `json:"answered_ms"`  // how long the call took
 	Confirmation *client.Confirmation `json:"confirmation"` // what the server says of it
+	Waited       bool                 `json:"waited"`       // whether the call's answer was the confirmation
 	Resources    []outcome            `json:"resource_servers"`
 	Expectations []expectation        `json:"expectations"`
 }
@@ -160,7 +161,7 @@ func (p *program) show(number int, y *play) {
 		}
 		p.sayf("   %-8s %s's token: accepted %4d times, %s", o.Resource, y.Token, o.Accepted, refused)
 	}
-	p.sayf("   %s; %s", p.verdict(y), lateness(y.Resources))
+	p.sayf("   %s; %s", p.verdict(y), y.lateness())
 	for _, e := range y.Expectations {
 		verdict := "yes"
 		if !e.Met {
@@ -179,9 +180,14 @@ func (p *program) verdict(y *play) string {
 	return fmt.Sprintf("confirmed by %d of %d%s", v.Applied, len(y.Resources), took(y.Confirmation.Milliseconds))
 }
 
-func lateness(all []outcome) string {
+// lateness says what was accepted after the answer. Only an answer that is the
+// confirmation promises anything.
+func (y *play) lateness() string {
+	if !y.Waited {
+		return "the call's own answer, invalid_grant, waits for nobody"
+	}
 	var worst *milliseconds
-	for _, o := range all {
+	for _, o := range y.Resources {
 		if o.Late != nil && (worst == nil || *o.Late > *worst) {
 			worst = o.Late
 		}

@@ -16,7 +16,7 @@ func (p *program) revoke() *cobra.Command {
 	cmd := p.changes(&cobra.Command{
 		Use: "revoke CLAIM VALUE", Short: "End every token that has a value under a claim", Args: arguments(2, 2),
 		Long: "End every token that was issued before now and has a value under a claim.\n\n" +
-			"  quash revoke sub u_7            all that a user holds\n" +
+			"  quash revoke sub u_7            every token that a user holds now; the sessions go on without --end-sessions\n" +
 			"  quash revoke client_id app      all that an application holds\n" +
 			"  quash revoke tenant acme        or any claim that the accounts carry\n" +
 			"  quash revoke kid KID            a stolen signing key, for ever",

@@ -8,21 +8,39 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"log/slog"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/quashdev/quash"
 )
 
 func main() {
 	ctx := context.Background()
-	v, err := quash.Open(ctx, quash.Config{URL: "http://127.0.0.1:8081", Key: os.Getenv("QUASH_KEY"), Name: "orders"})
+	v, err := quash.Open(ctx, quash.Config{URL: "http://127.0.0.1:8081", Key: os.Getenv("QUASH_KEY"), Name: "orders", Logger: slog.Default()})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer v.Close(ctx)
 	log.Print("listening on http://127.0.0.1:8082/orders")
-	log.Fatal(http.ListenAndServe("127.0.0.1:8082", routes(v)))
+	if err := serve(&http.Server{Addr: "127.0.0.1:8082", Handler: routes(v)}); err != nil {
+		log.Print(err)
+	}
+}
+
+// serve serves until it is interrupted, and then answers what is under way. After
+// that the verifier can say goodbye: nobody has to wait for its lease to end.
+func serve(s *http.Server) error {
+	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	drained := make(chan error, 1)
+	context.AfterFunc(stop, func() { drained <- s.Shutdown(context.Background()) })
+	if err := s.ListenAndServe(); err != http.ErrServerClosed {
+		return err
+	}
+	return <-drained
 }
 
 func routes(v *quash.Verifier) http.Handler {

@@ -67,6 +67,11 @@ func (b *Book) Renewed(began Moment, head uint64) {
 		b.floor = head
 	}
 	b.begun = true
+	b.trim(began)
+	if n := len(b.renewals); n > 0 && b.renewals[n-1].head == head {
+		b.renewals[n-1].began = began
+		return
+	}
 	b.renewals = append(b.renewals, renewal{began, head})
 }
 

@@ -81,8 +81,8 @@ func TestP5GrantFromTheStartOfTheRenewal(t *testing.T) {
 	b := begun()
 	var h lease.Holder
 	b.Acknowledge(&h, 10)
-	for now, want := range map[time.Duration]time.Duration{0: 30 * time.Second, 29 * time.Second: time.Second, 30 * time.Second: 0} {
-		if got := b.Grant(&h, 1, at(now)); got != want {
+	for _, now := range []time.Duration{0, 29 * time.Second, 30 * time.Second} {
+		if got, want := b.Grant(&h, 1, at(now)), time.Duration(length)-now; got != want {
 			t.Errorf("grant %v after the renewal began = %v, want %v", now, got, want)
 		}
 	}

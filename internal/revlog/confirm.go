@@ -15,7 +15,7 @@ import (
 type Confirmation struct {
 	Position  uint64
 	Confirmed bool          // no verify that begins now accepts it, but on routes that accept when stale
-	Took      time.Duration // until it was confirmed; so far, while it is not
+	Took      time.Duration // from when this node had it until it was confirmed, or until now; 0 where it is not known
 	Until     time.Time     // when it is confirmed at the latest, whatever happens
 
 	// Of the verifiers that relied on this node, or do: how many have
@@ -44,6 +44,7 @@ const maxSlow = 100
 type wait struct {
 	position  uint64
 	committed lease.Moment // or later
+	known     bool         // it is about then
 	done      chan struct{}
 	took      time.Duration // once done
 }
@@ -54,7 +55,8 @@ type wait struct {
 func (l *Log) WaitConfirmed(ctx context.Context, position uint64) Confirmation {
 	now := l.cfg.Clock()
 	l.mu.Lock()
-	w := &wait{position: position, committed: l.committed(position, now), done: make(chan struct{})}
+	w := &wait{position: position, done: make(chan struct{})}
+	w.committed, w.known = l.committed(position, now)
 	if !l.settleWait(w, now) {
 		l.waits[w] = struct{}{}
 		if l.slowPeers(position) {
@@ -87,25 +89,22 @@ func (w *wait) over() bool {
 }
 
 // committed returns a moment at or after the commit of a position, the earliest
-// that is known. The caller holds mu.
-func (l *Log) committed(position uint64, now lease.Moment) lease.Moment {
+// that is known, and whether it was about then. The caller holds mu.
+func (l *Log) committed(position uint64, now lease.Moment) (at lease.Moment, about bool) {
 	if b := l.evidence.find(position); b != nil {
-		return b.began
+		return b.began, true
 	}
 	if l.loaded != nil && position <= l.loaded.position {
-		return l.loaded.at
+		return l.loaded.at, false
 	}
-	return now
+	return now, position > l.ring.head.Position
 }
 
 // confirmed says whether a position is: by every node's floor, in rows that
 // were looked at after its commit; or because every lease from before that has
 // ended. The caller holds mu.
 func (l *Log) confirmed(position uint64, committed, now lease.Moment) bool {
-	if now.Mono-committed.Mono >= l.longest(position) {
-		return true
-	}
-	return l.book.Floor() >= position && l.seen >= position && len(l.behind(position, now)) == 0
+	return l.agreed(now) >= position || now.Mono-committed.Mono >= l.longest(l.cfg.Lease, position)
 }
 
 // slowPeers says whether a position waits for other nodes. The caller holds mu.
@@ -120,7 +119,6 @@ func (l *Log) raise() {
 		return
 	}
 	l.raised = floor
-	l.evidence.reached(floor, l.cfg.Clock())
 	if len(l.peers) > 0 {
 		wake(l.risen)
 	}
@@ -131,6 +129,7 @@ func (l *Log) raise() {
 // changed. The caller holds mu.
 func (l *Log) settle() {
 	now := l.cfg.Clock()
+	l.evidence.reached(l.agreed(now), now)
 	for w := range l.waits {
 		if l.settleWait(w, now) {
 			delete(l.waits, w)
@@ -144,8 +143,10 @@ func (l *Log) settleWait(w *wait, now lease.Moment) bool {
 	if !l.confirmed(w.position, w.committed, now) {
 		return false
 	}
-	w.took = now.Mono - w.committed.Mono
-	if b := l.evidence.find(w.position); b != nil && b.closed && len(l.peers) == 0 {
+	if w.known {
+		w.took = now.Mono - w.committed.Mono
+	}
+	if b := l.evidence.find(w.position); b != nil && b.closed {
 		w.took = min(w.took, b.began.Mono-w.committed.Mono+b.took) // it was over before somebody asked
 	}
 	close(w.done)
@@ -156,8 +157,10 @@ func (l *Log) settleWait(w *wait, now lease.Moment) bool {
 func (l *Log) describe(w *wait, now lease.Moment) Confirmation {
 	c := Confirmation{Position: w.position, Took: w.took}
 	if c.Confirmed = w.over(); !c.Confirmed {
-		c.Took = now.Mono - w.committed.Mono
-		c.Until = wallAt(now, w.committed.Mono+l.longest(w.position))
+		if w.known {
+			c.Took = now.Mono - w.committed.Mono
+		}
+		c.Until = wallAt(now, w.committed.Mono+l.longest(l.cfg.Lease, w.position))
 		c.Nodes = l.behind(w.position, now)
 		slices.Sort(c.Nodes)
 	}

@@ -18,6 +18,8 @@ const (
 	// idleTimeout ends a connection on which nothing was heard; verifiers
 	// ping every few seconds.
 	idleTimeout = 30 * time.Second
+	// maxTolerance bounds for how long a route may accept tokens when stale.
+	maxTolerance = 24 * time.Hour
 	// linger is how long a verifier has to take the node's last words.
 	linger = time.Second
 	// pageRecords is how many records a verifier that is far behind gets from
@@ -180,13 +182,23 @@ func (c *connection) take(message []byte) error {
 		if err := feed.DecodeGoodbye(body); err != nil {
 			return err
 		}
-		c.log.mu.Lock()
-		defer c.log.mu.Unlock()
-		c.log.goodbye(c)
-		c.dismiss(feed.Bye{})
+		c.takeGoodbye()
 		return nil
 	}
 	return fmt.Errorf("%w: kind %d to a node", feed.ErrFormat, kind)
+}
+
+// takeGoodbye takes back what was granted on the connection. One that was kept
+// open for nothing else is closed.
+func (c *connection) takeGoodbye() {
+	c.log.mu.Lock()
+	c.log.goodbye(c)
+	waited := c.bye != nil
+	c.dismiss(feed.Bye{})
+	c.log.mu.Unlock()
+	if waited {
+		c.close()
+	}
 }
 
 // acknowledge notes what the verifier has applied. Nothing counts as sent until
@@ -195,6 +207,9 @@ func (c *connection) acknowledge(p feed.Ping) error {
 	l := c.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if p.Tolerance > maxTolerance {
+		return fmt.Errorf("%w: ping tells of routes that accept for %v when stale, and at most %v is allowed", errFrame, p.Tolerance, maxTolerance)
+	}
 	if p.Applied > c.verifier.Sent {
 		return fmt.Errorf("%w: ping confirms position %d, and %d was sent", errFrame, p.Applied, c.verifier.Sent)
 	}

@@ -26,6 +26,7 @@ const (
 // stands in the store. The mutex of the log guards it.
 type evidence struct {
 	batches  []*batch          // oldest first; the newest of those written stay a while
+	former   []*batch          // of the node that this process was before, not written yet
 	outcomes int               // in all of them
 	named    []issuer.Verifier // not written yet
 	numbers  uint32            // given to verifiers
@@ -100,20 +101,20 @@ func (e *evidence) reached(floor uint64, now lease.Moment) {
 	}
 }
 
-// abandon gives up what is still watched: this node starts over and will not
-// know how it ends.
+// abandon gives up what is still watched: this process will be another node,
+// which does not know how it ends, and whose positions may mean something else.
 func (e *evidence) abandon() {
-	e.batches = slices.DeleteFunc(e.batches, func(b *batch) bool {
-		if !b.closed {
-			e.outcomes -= len(b.outcomes)
+	for _, b := range e.batches {
+		if b.closed && !b.written && len(e.former) < maxBatches {
+			e.former = append(e.former, b)
 		}
-		return !b.closed
-	})
+	}
+	e.batches, e.outcomes = nil, 0
 }
 
 // ended returns how many verifiers lost their lease, and said goodbye, instead.
 func (b *batch) ended() (lost, left int) {
-	for _, o := range b.outcomes {
+	for _, o := range b.latest() {
 		switch o.End {
 		case issuer.Lost:
 			lost++
@@ -124,11 +125,13 @@ func (b *batch) ended() (lost, left int) {
 	return lost, left
 }
 
-// unwritten takes what is to be written, and forgets what was written long ago.
+// unwritten returns what is to be written next.
 func (e *evidence) unwritten() (verifiers []issuer.Verifier, batches []*batch) {
-	for _, b := range e.batches {
-		if b.closed && !b.written && len(batches) < recordAtOnce {
-			batches = append(batches, b)
+	for _, kept := range [][]*batch{e.former, e.batches} {
+		for _, b := range kept {
+			if b.closed && !b.written && len(batches) < recordAtOnce {
+				batches = append(batches, b)
+			}
 		}
 	}
 	return e.named, batches
@@ -140,6 +143,7 @@ func (e *evidence) wrote(verifiers int, batches []*batch) {
 	for _, b := range batches {
 		b.written = true
 	}
+	e.former = slices.DeleteFunc(e.former, func(b *batch) bool { return b.written })
 	e.trim()
 }
 
@@ -154,10 +158,26 @@ func (e *evidence) trim() {
 	e.batches = slices.Delete(e.batches, 0, drop)
 }
 
+// latest returns one outcome for each verifier: one that lost its lease may have
+// come back, and confirmed.
+func (b *batch) latest() []issuer.Outcome {
+	last := make(map[uint32]int, len(b.outcomes))
+	for i, o := range b.outcomes {
+		last[o.Verifier] = i
+	}
+	kept := make([]issuer.Outcome, 0, len(last))
+	for i, o := range b.outcomes {
+		if last[o.Verifier] == i {
+			kept = append(kept, o)
+		}
+	}
+	return kept
+}
+
 // confirmation puts a batch into the form that is kept.
-func (b *batch) confirmation(now lease.Moment) issuer.Confirmation {
+func (b *batch) confirmation() issuer.Confirmation {
 	c := issuer.Confirmation{
-		Node: b.node, First: b.first, Last: b.last, Began: wallAt(now, b.began.Mono).UTC(), Took: b.took, Outcomes: slices.Clone(b.outcomes),
+		Node: b.node, First: b.first, Last: b.last, Began: time.Unix(0, b.began.Wall).UTC(), Took: b.took, Outcomes: b.latest(),
 	}
 	slices.SortStableFunc(c.Outcomes, func(x, y issuer.Outcome) int { return cmp.Compare(y.After, x.After) })
 	for _, o := range c.Outcomes {
@@ -196,7 +216,6 @@ func (l *Log) record(ctx context.Context) {
 // writeEvidence writes what there is to write.
 func (l *Log) writeEvidence(ctx context.Context) error {
 	for {
-		now := l.cfg.Clock()
 		l.mu.Lock()
 		verifiers, batches := l.evidence.unwritten()
 		l.mu.Unlock()
@@ -210,7 +229,7 @@ func (l *Log) writeEvidence(ctx context.Context) error {
 				}
 			}
 			for _, b := range batches {
-				if err := w.PutConfirmation(b.confirmation(now)); err != nil {
+				if err := w.PutConfirmation(b.confirmation()); err != nil {
 					return err
 				}
 			}
@@ -245,11 +264,11 @@ func (l *Log) Evidence(position uint64) (issuer.Confirmation, []issuer.Verifier,
 	if b == nil || b.written {
 		return issuer.Confirmation{}, nil, false
 	}
-	c := b.confirmation(now)
+	c := b.confirmation()
 	if !b.closed {
 		c.Took = now.Mono - b.began.Mono
 	}
-	var known []issuer.Verifier
+	known := slices.Clone(l.evidence.named)
 	for _, p := range l.processes {
 		if p.number != 0 {
 			known = append(known, p.named(l.row.ID))

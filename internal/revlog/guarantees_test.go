@@ -167,6 +167,7 @@ func nodeLags(w *world) []*recorder {
 	w.revoke("sid", 2)
 	w.source = quiet{w.source}
 	w.restart()
+	synctest.Wait()
 	w.revoke("tenant", 2)
 	log, _ := w.truth()
 	ahead := newRecorder("ahead")

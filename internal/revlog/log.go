@@ -34,7 +34,7 @@ import (
 type Config struct {
 	Issuer string       // iss of the tokens that the log is about; required
 	Lease  lease.Length // how long a verifier may rely on a grant; default 30 s
-	Own    string       // key of the server's own verifiers: they are waited for, but not counted or shown
+	Own    string       // key of the server's own verifiers: they are shown only while they are waited for
 	Logger *slog.Logger // default: none
 	Clock  lease.Clock  // default: the machine's
 	// Confirmed, if set, is told how long it took until this node's verifiers
@@ -77,12 +77,13 @@ type Log struct {
 	cancel  context.CancelFunc // ends life
 
 	// Only Run's goroutine touches these.
-	following bool // the log is loaded
+	following bool   // the log is loaded
+	id        string // of the node that this is about to be
 	jwks      jwks
 	tidied    time.Time
 
 	// Each holds a value while there is a reason.
-	begin     chan string   // to start over as another node
+	begin     chan failure  // to start over as another node
 	risen     chan struct{} // to tell other nodes of the floor
 	impatient chan struct{} // to look at other nodes' rows soon
 
@@ -139,7 +140,7 @@ func New(cfg Config, source Source) *Log {
 		cfg: cfg, source: source,
 		life: life, cancel: cancel,
 		ready: make(chan struct{}),
-		begin: make(chan string, 1), risen: make(chan struct{}, 1), impatient: make(chan struct{}, 1),
+		begin: make(chan failure, 1), risen: make(chan struct{}, 1), impatient: make(chan struct{}, 1),
 		set:       newSet(),
 		ring:      newRing(cfg.BufferBytes, feed.Mark{}, 0),
 		processes: map[identity]*process{},
@@ -204,10 +205,16 @@ func (l *Log) rest(ctx context.Context, tick <-chan time.Time, failed bool) bool
 	case <-impatient:
 		select { // others take a moment, too
 		case <-time.After(glance):
+		case <-hint:
 		case <-ctx.Done():
 		}
-	case reason := <-l.begin:
-		l.anew(reason)
+	case f := <-l.begin:
+		l.mu.Lock()
+		current := f.node == l.row.ID
+		l.mu.Unlock()
+		if current {
+			l.anew(f.reason)
+		}
 	case <-tick:
 		l.tidy(ctx)
 	}
@@ -217,12 +224,12 @@ func (l *Log) rest(ctx context.Context, tick <-chan time.Time, failed bool) bool
 // end tells the verifiers and takes the node out of the store.
 func (l *Log) end() {
 	l.stop()
+	l.leave(context.Background())
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	if err := l.writeEvidence(ctx); err != nil {
 		l.cfg.Logger.Error("the last evidence of confirmations is lost", "error", err)
 	}
-	l.leave(ctx)
 }
 
 // note keeps what became of a reading. Where reading begins to fail, and where

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/quashdev/quash/internal/feed"
@@ -68,23 +69,46 @@ func (m *membership) look(nodes []issuer.Node, head uint64, now lease.Moment) {
 // lease of theirs lacks a position. The caller holds mu.
 func (l *Log) behind(position uint64, now lease.Moment) (nodes []string) {
 	for id, p := range l.peers {
-		if p.Floor < position && !p.dead(now) && !l.inherited(p, position) {
+		if l.reach(p, now) < position {
 			nodes = append(nodes, id)
 		}
 	}
 	return nodes
 }
 
-// inherited says whether all who held leases of a node that ended in order have
-// come here, and have applied a position: what a process has applied it refuses,
-// whoever granted the lease by which it goes on.
-func (l *Log) inherited(p peer, position uint64) bool {
-	for _, id := range p.owed {
-		if here := l.processes[id]; here == nil || here.Applied() < position {
-			return false
-		}
+// reach returns the position that every holder of a lease of another node has
+// applied, as far as is known here. Of a node that ended in order the holders
+// are known: what a process has applied here it refuses, whoever granted the
+// lease by which it goes on. The caller holds mu.
+func (l *Log) reach(p peer, now lease.Moment) uint64 {
+	if p.dead(now) {
+		return math.MaxUint64
 	}
-	return p.owed != nil
+	if p.owed == nil {
+		return p.Floor
+	}
+	inherited := uint64(math.MaxUint64)
+	for _, id := range p.owed {
+		here := l.processes[id]
+		if here == nil {
+			return p.Floor
+		}
+		inherited = min(inherited, here.Applied())
+	}
+	return max(p.Floor, inherited)
+}
+
+// agreed returns the position up to which, by looking, everything is confirmed.
+// The caller holds mu.
+func (l *Log) agreed(now lease.Moment) uint64 {
+	if l.row.ID == "" {
+		return 0
+	}
+	agreed := min(l.book.Floor(), l.seen)
+	for _, p := range l.peers {
+		agreed = min(agreed, l.reach(p, now))
+	}
+	return agreed
 }
 
 // owed reads what a node wrote down as it ended. What cannot be read is as if
@@ -110,11 +134,11 @@ type holder struct {
 // longest returns the longest lease, with its margin, that any node grants, as
 // far as is known: where the rows were not looked at since the position was
 // committed, a new one may grant as long a lease as there is.
-func (m *membership) longest(position uint64) time.Duration {
+func (m *membership) longest(own lease.Length, position uint64) time.Duration {
 	if m.seen < position {
 		return lease.Max.Whole()
 	}
-	longest := lease.Length(m.row.Lease)
+	longest := own
 	for _, p := range m.peers {
 		longest = max(longest, lease.Length(p.Lease))
 	}
@@ -140,12 +164,15 @@ func (l *Log) join(ctx context.Context) error {
 	row := l.row
 	l.mu.Unlock()
 	if row.ID == "" {
-		row = issuer.Node{ID: rand.Text(), Lease: time.Duration(l.cfg.Lease), Started: time.Now()}
+		if l.id == "" {
+			l.id = rand.Text() // kept over attempts: a commit that failed may stand
+		}
+		row = issuer.Node{ID: l.id, Lease: time.Duration(l.cfg.Lease), Started: time.Now()}
 		if err := l.update(ctx, func(w Writer) error { return w.PutNode(row) }); err != nil {
 			return fmt.Errorf("write this node's row: %w", err)
 		}
 		l.mu.Lock()
-		l.row = row
+		l.row, l.id = row, ""
 		l.mu.Unlock()
 	}
 	err := l.renew(ctx)
@@ -161,8 +188,8 @@ func (l *Log) join(ctx context.Context) error {
 func (l *Log) depart(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.owed = l.cfg.Clock().Mono + l.longest(0)
-	l.row, l.loaded = issuer.Node{}, nil
+	l.owed = l.cfg.Clock().Mono + l.longest(l.cfg.Lease, 0)
+	l.row, l.loaded, l.peers, l.seen = issuer.Node{}, nil, nil, 0
 	l.book, l.raised = lease.NewBook(l.cfg.Lease), 0
 	l.book.Hold()
 	l.evidence.abandon()
@@ -241,10 +268,13 @@ func (l *Log) beat(ctx context.Context) {
 		case <-tick.C:
 		case <-l.risen:
 		}
+		l.mu.Lock()
+		id := l.row.ID
+		l.mu.Unlock()
 		err := l.renew(ctx)
 		if errors.Is(err, errGone) || errors.Is(err, errContradicted) {
 			select {
-			case l.begin <- err.Error():
+			case l.begin <- failure{id, err.Error()}:
 			default: // it has been told
 			}
 			continue
@@ -255,6 +285,9 @@ func (l *Log) beat(ctx context.Context) {
 		failing = err != nil
 	}
 }
+
+// failure says why a node cannot go on.
+type failure struct{ node, reason string }
 
 // leave takes the node's row out, or, where verifiers rely on it still, writes
 // down who they are: the next node need not wait for those who come to it.

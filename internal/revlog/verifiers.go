@@ -51,7 +51,12 @@ type process struct {
 }
 
 // forget drops what a node that starts over must not count on.
-func (p *process) forget() { p.Holder, p.number, p.lost = lease.Holder{}, 0, 0 }
+func (p *process) forget() {
+	if until := p.Until(); until > 0 {
+		p.lost = until
+	}
+	p.Holder, p.number = lease.Holder{}, 0
+}
 
 func (p *process) state() Verifier {
 	if p.conn != nil {
@@ -128,7 +133,7 @@ func (l *Log) ended(p *process, end issuer.End, after, upTo uint64) {
 // the ping that is answered. The caller holds mu.
 func (l *Log) grant(c *connection) time.Duration {
 	p := c.process
-	if l.stopping || c.start.generation != l.generation {
+	if c.bye != nil || l.stopping || c.start.generation != l.generation {
 		return 0
 	}
 	rest := l.book.Grant(&p.Holder, c.id, l.cfg.Clock())
@@ -184,10 +189,15 @@ func (l *Log) lapse(now lease.Moment) {
 	l.settle()
 }
 
+// maxRemembered bounds how many processes are remembered only because a route
+// of theirs may accept tokens still.
+const maxRemembered = 10_000
+
 // dismissProcess forgets a process that nothing depends on any more. The caller
 // holds mu.
 func (l *Log) dismissProcess(p *process, now lease.Moment) {
-	if p.conn == nil && !l.book.Holds(&p.Holder) && !p.mayAccept(now) {
+	crowded := len(l.processes) > len(l.fanout)+l.book.Len()+maxRemembered
+	if p.conn == nil && !l.book.Holds(&p.Holder) && (crowded || !p.mayAccept(now)) {
 		delete(l.processes, p.id)
 	}
 }
