@@ -11,8 +11,8 @@ func (w *world) keepNode(slot int) {
 	w.pause(d, 0, time.Duration(slot)*time.Second) // they begin at different times
 	for number := 0; ; number++ {
 		n := w.startNode(slot, number)
-		if w.weather.storms {
-			w.actors.Go(func() { w.storm(n, newDice(w.seed, 6, uint64(slot), uint64(number))) })
+		for i := range w.weather.storms {
+			w.actors.Go(func() { w.storm(n, newDice(w.seed, 6, uint64(slot), uint64(number), uint64(i))) })
 		}
 		w.actors.Go(func() { w.harry(n.machine, newDice(w.seed, 7, uint64(slot), uint64(number)), n.name, n.ended) })
 		if !w.troubleNode(n, d) {
@@ -85,19 +85,25 @@ func (w *world) storm(n *node, d *dice) {
 			}
 		}
 		m := mode{slow: d.between(time.Millisecond, 1500*time.Millisecond)}
-		switch d.n(4) {
+		switch d.n(5) {
 		case 0:
 			m.fail = d.float()
 		case 1:
 			m.stall = d.float()
 		case 2:
 			m.slow, m.fail = 0, 1
+		case 3:
+			m.slow, m.doubt = 0, 1
 		}
 		w.note("%s: database: calls %v are %+v", n.name, kinds, m)
 		n.link.set(m, kinds...)
 		w.pause(d, 50*time.Millisecond, 3*time.Second)
-		n.link.release()
-		w.note("%s: database is well", n.name)
+		w.note("%s: database: calls %v are well", n.name, kinds)
+		if m.stall > 0 || w.calmed() {
+			n.link.release()
+		} else {
+			n.link.set(mode{}, kinds...)
+		}
 	}
 }
 

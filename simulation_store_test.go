@@ -279,6 +279,7 @@ type mode struct {
 	slow  time.Duration // how long at most each part of one takes
 	stall float64       // in how many parts it takes until the link is calm
 	fail  float64       // how often one fails
+	doubt float64       // how often one fails after it was done
 }
 
 var errLink = errors.New("simulation: the database cannot be reached")
@@ -328,10 +329,20 @@ func (l *link) do(ctx context.Context, c call, fn func() error) error {
 	if err := fn(); err != nil {
 		return err
 	}
-	if err := l.pass(ctx, c); err != nil {
+	err := l.pass(ctx, c)
+	if doubt := l.mode(c).doubt; err == nil && doubt > 0 && l.dice.chance(doubt) {
+		err = errLink
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", issuer.ErrUnknown, err)
 	}
 	return nil
+}
+
+func (l *link) mode(c call) mode {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.modes[c]
 }
 
 // pass lets as much time go by as one part of a call takes.
@@ -370,11 +381,11 @@ func (l *link) set(m mode, kinds ...call) {
 	}
 }
 
-// release has calls fare well again.
+// release has calls of all kinds fare well again.
 func (l *link) release() {
+	l.set(mode{}, update, tail, view)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.modes = [calls]mode{}
 	close(l.calm)
 	l.calm = make(chan struct{})
 }

@@ -52,7 +52,7 @@ type weather struct {
 	leases                     []lease.Length // of the nodes, in turn
 	buffer                     int            // bytes of a node's ring; 0: the default
 	file                       bool           // the database is SQLite
-	storms                     bool           // links to the database
+	storms                     int            // on a link to the database, at the same time
 	faults                     bool           // lines of verifiers
 	cuts                       bool           // lines of nodes
 	pauses, sleeps, steps      bool           // machines
@@ -72,7 +72,7 @@ func forecast(seed uint64) weather {
 	w := weather{
 		nodes: 1 + d.n(3), verifiers: 2 + d.n(3), revokers: 1 + d.n(3),
 		leases: []lease.Length{lease.Min},
-		storms: half(), faults: half(), cuts: d.chance(0.25), pauses: half(), sleeps: half(), steps: d.chance(0.25), skews: d.chance(0.1),
+		storms: d.n(2) * (1 + d.n(2)), faults: half(), cuts: d.chance(0.25), pauses: half(), sleeps: half(), steps: d.chance(0.25), skews: d.chance(0.1),
 		crashes: half(), stops: half(), moves: half(), upset: half(), delays: half(),
 		length: d.between(3*time.Second, 8*time.Second),
 	}
@@ -86,6 +86,8 @@ func forecast(seed uint64) weather {
 	switch seed % 8 {
 	case 3: // a verifier returns without a lease, time and again, and little else happens
 		w = weather{nodes: 1 + d.n(2), verifiers: 2, revokers: 1, leases: w.leases[:1], buffer: 64, returns: true, upset: true, quiet: true, length: 8 * time.Second}
+	case 1: // little but the database goes wrong
+		w = weather{nodes: 2 + d.n(2), verifiers: 2, revokers: 2, leases: w.leases, storms: 2, moves: half(), length: 8 * time.Second}
 	case 5: // nodes hand over, and nothing else goes wrong before that
 		w = weather{nodes: 2, verifiers: 1 + d.n(2), revokers: 1, leases: w.leases[:1], stops: true, upset: true, quiet: true, length: 8 * time.Second}
 	}
@@ -615,7 +617,7 @@ func (w *world) revokeNow(d *dice) {
 		return
 	}
 	l := newLink(w.db, d, newMachine(1, 1, 0))
-	if w.weather.storms && d.chance(0.3) {
+	if w.weather.storms > 0 && d.chance(0.3) {
 		l.set(mode{slow: d.between(0, 2*time.Second), fail: 0.1}, update)
 	}
 	w.history.begin(s)
