@@ -21,7 +21,7 @@ import (
 var (
 	oneSeed = flag.Uint64("simulation.seed", 0, "play this simulation alone")
 	first   = flag.Uint64("simulation.first", 1, "begin with this seed")
-	seeds   = flag.Int("simulation.seeds", 2000, "play as many simulations")
+	seeds   = flag.Int("simulation.seeds", 400, "play as many simulations")
 	keep    = flag.Bool("simulation.keep", true, "keep the seeds that fail in testdata/simulation/seeds")
 	verbose = flag.Bool("simulation.verbose", false, "note what nodes and verifiers log")
 )

@@ -467,10 +467,10 @@ func (v *verifier) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 // on while the node reads from the database for it what the ring has no longer.
 func (v *verifier) ambush(n *node) {
 	w, q := v.world, v.ready.Load()
-	if !w.weather.upset || w.calmed() || q == nil {
+	if !w.weather.upset || q == nil {
 		return
 	}
-	if _, err := q.Verify(w.idle); !errors.Is(err, ErrStale) {
+	if _, err := q.Verify(w.idle); !errors.Is(err, ErrStale) || w.calmed() {
 		return
 	}
 	w.note("%s connects to %s, and the log runs ahead", v.name, n.name)
