@@ -28,8 +28,28 @@ var (
 
 const (
 	seedFile  = "testdata/simulation/seeds"
+	allSeeds  = 2000
 	soakSeeds = 50_000
 )
+
+// raced says whether this was built with the race detector. A simulation takes
+// nearly ten times as long then, so that a tenth of them is played.
+var raced bool
+
+// count returns how many simulations are to be played.
+func count() int {
+	n := allSeeds
+	switch {
+	case *seeds > 0:
+		return *seeds
+	case os.Getenv("QUASH_SOAK") != "":
+		n = soakSeeds
+	}
+	if raced {
+		n /= 10
+	}
+	return n
+}
 
 // TestP4Simulation plays the protocol with the code of nodes and verifiers, a
 // database, a network, and clocks, under virtual time, while all of them go
@@ -55,11 +75,7 @@ func TestP4Simulation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := *seeds
-	if os.Getenv("QUASH_SOAK") != "" {
-		n = soakSeeds
-	}
-	for i := range n {
+	for i := range count() {
 		kept = append(kept, *first+uint64(i))
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400))

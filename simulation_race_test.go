@@ -1,0 +1,5 @@
+//go:build race
+
+package quash
+
+func init() { raced = true }
