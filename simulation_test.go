@@ -21,34 +21,31 @@ import (
 var (
 	oneSeed = flag.Uint64("simulation.seed", 0, "play this simulation alone")
 	first   = flag.Uint64("simulation.first", 1, "begin with this seed")
-	seeds   = flag.Int("simulation.seeds", 400, "play as many simulations")
+	seeds   = flag.Int("simulation.seeds", 0, "play as many simulations; 0: 2,000, or 400 with the race detector")
 	keep    = flag.Bool("simulation.keep", true, "keep the seeds that fail in testdata/simulation/seeds")
 	verbose = flag.Bool("simulation.verbose", false, "note what nodes and verifiers log")
 )
 
-const (
-	seedFile  = "testdata/simulation/seeds"
-	allSeeds  = 2000
-	soakSeeds = 50_000
-)
+const seedFile = "testdata/simulation/seeds"
 
-// raced says whether this was built with the race detector. A simulation takes
-// nearly ten times as long then, so that a tenth of them is played.
+// raced says whether this was built with the race detector, which takes five to
+// ten times as long.
 var raced bool
 
 // count returns how many simulations are to be played.
 func count() int {
-	n := allSeeds
+	soak := os.Getenv("QUASH_SOAK") != ""
 	switch {
 	case *seeds > 0:
 		return *seeds
-	case os.Getenv("QUASH_SOAK") != "":
-		n = soakSeeds
+	case soak && raced:
+		return 5_000
+	case soak:
+		return 50_000
+	case raced:
+		return 400
 	}
-	if raced {
-		n /= 10
-	}
-	return n
+	return 2_000
 }
 
 // TestP4Simulation plays the protocol with the code of nodes and verifiers, a
