@@ -205,12 +205,13 @@ func (f *follower) weigh(now lease.Moment) {
 	}
 	f.alarm.Stop()
 	if wait := f.wait(next, now); wait > 0 {
-		f.alarm.Reset(max(wait, alarmLeast))
+		f.alarm.Reset(wait)
 	}
 	f.announce(next.reason(now))
 }
 
-// alarmLeast keeps an alarm that a clock holds up from going off all the time.
+// alarmLeast keeps an alarm that found nothing over, since a clock is held up,
+// from going off all the time.
 const alarmLeast = time.Millisecond
 
 // wait returns how long it is until the lease, or a route's tolerance, ends by
@@ -234,7 +235,11 @@ func (f *follower) wait(fresh *freshness, now lease.Moment) (least time.Duration
 // ring shows that a lease, or a route's tolerance, has ended.
 func (f *follower) ring() {
 	f.mu.Lock()
-	f.weigh(f.config.clock())
+	now := f.config.clock()
+	f.weigh(now)
+	if wait := f.wait(f.fresh.Load(), now); wait > 0 && wait < alarmLeast {
+		f.alarm.Reset(alarmLeast)
+	}
 	f.mu.Unlock()
 	f.watches.recheck()
 }
