@@ -114,7 +114,7 @@ func (f *fleet) openNodes(real bool) (err error) {
 // memory that took here.
 func (f *fleet) connect(kind, address string, connected func() int) error {
 	f.progress.show("%s clients of %s connect", thousands(float64(f.n)), kind)
-	before := memory()
+	before := f.settled()
 	if err := f.clients.connect(order{Kind: kind, Address: address, Number: f.n, Roots: f.roots}); err != nil {
 		return err
 	}
@@ -126,13 +126,23 @@ func (f *fleet) connect(kind, address string, connected func() int) error {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(settling)
-	f.bytes[kind] = (memory() - before) / float64(f.n)
+	f.bytes[kind] = (f.settled() - before) / float64(f.n)
 	return nil
 }
 
-// settling is when what connections do at first is done.
-const settling = 200 * time.Millisecond
+// settled returns the memory in use once it falls no more: what connections do
+// at first, and what others left, is done then.
+func (f *fleet) settled() float64 {
+	least, lower := memory(), 0
+	for still := 0; still < 5 && lower < 50; still++ {
+		time.Sleep(100 * time.Millisecond)
+		if m := memory(); m < least*.995 {
+			least, still = m, 0
+			lower++
+		}
+	}
+	return least
+}
 
 // memory returns the bytes in use, stacks included.
 func memory() float64 {
