@@ -16,10 +16,22 @@ build: ## build bin/quash
 demo: ## the main job, played with real processes
 	$(GO) run ./cmd/quash demo
 
-test: lint ## everything that must hold at each change (under 15 minutes on 2 cores)
+test: lint postgres ## everything that must hold at each change (under 15 minutes on 2 cores)
 	$(GO) test -race -timeout 14m ./...
 	$(GO) test -count=1 -v -timeout 14m -run TestP4Simulation . # all of them: with the race detector a part is played
 	cd bench && $(GO) vet ./... && $(GO) test -timeout 5m ./...
+	cd quashgrpc && $(GO) vet ./... && $(GO) test -race -timeout 5m ./...
+	cd js && npm ci --no-audit --no-fund && npm test
+
+# Tests start servers of their own from these binaries, as another user where they run as root.
+postgres: ## PostgreSQL and pgbouncer, installed from Debian's packages where they are missing
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ! [ -x /usr/sbin/pgbouncer ]; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		install="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql pgbouncer"; \
+		echo "installing PostgreSQL and pgbouncer"; \
+		$$install || { $$sudo apt-get update && $$install; } || \
+		{ echo "the tests need PostgreSQL and pgbouncer: install the packages postgresql and pgbouncer"; exit 1; }; \
+	fi
 
 lint: $(STATICCHECK) $(GOFUMPT) ## vet, staticcheck, gofumpt
 	@out=$$($(GOFUMPT) -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofumpt these files (make fmt does it):"; echo "$$out"; exit 1; fi
@@ -29,14 +41,30 @@ lint: $(STATICCHECK) $(GOFUMPT) ## vet, staticcheck, gofumpt
 fmt: $(GOFUMPT) ## format every file
 	$(GOFUMPT) -w $$(git ls-files '*.go')
 
-bench: ## the figures that matter, beside their floors and peers, in one run
+bench: ## the figures that matter, beside their floors, in one run
 	cd bench && $(GO) run .
+
+bench-compare: bench-peers ## … and beside what people use today; writes bench/results/compare.json and its plots
+	cd bench && $(GO) run . -compare
+
+bench-quick: bench-peers ## a short run (under 3 minutes) that fails where a ratio is half as bad again as in bench/results/compare.json
+	cd bench && $(GO) run . -quick
+
+# They are started by the benchmark alone, in a directory of its own.
+bench-peers: postgres
+	@if ! [ -x /usr/sbin/nginx ] || ! command -v redis-server >/dev/null; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		install="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nginx-light redis-server"; \
+		echo "installing nginx and Redis"; \
+		$$install || { $$sudo apt-get update && $$install; } || \
+		{ echo "the comparison needs nginx and Redis: install the packages nginx-light and redis-server"; exit 1; }; \
+	fi
 
 model: ## the protocol of leases checked exhaustively by spin, and its mutations (needs spin and gcc); writes model/result.txt
 	./model/run
 
-chaos: ## real processes stopped, killed and cut off for FOR=2m, and what they accepted meanwhile
-	$(GO) test -race -count=1 -v -timeout 1h ./chaos -run TestChaos -chaos.for=$(FOR)
+chaos: postgres ## real processes, and PostgreSQL, stopped, killed and cut off for FOR=2m, and what was accepted meanwhile
+	$(GO) test -race -count=1 -v -timeout 1h ./chaos -chaos.for=$(FOR)
 
 mutants: ## leave each rule of the protocol out and let the simulation find what breaks
 	$(GO) run ./testdata/simulation/mutants
@@ -46,8 +74,9 @@ soak: ## the tests with more time and more seeds (about 20 minutes); writes docs
 	QUASH_SOAK=1 $(GO) test -v -race -count=1 -timeout 2h ./... || echo FAIL; \
 	$(GO) test ./internal/jws -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 1m || echo FAIL; \
 	$(GO) test ./internal/jws -run '^$$' -fuzz '^FuzzMembers$$' -fuzztime 1m || echo FAIL; \
-	$(GO) test ./internal/feed -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime 1m || echo FAIL; } 2>&1 \
-	| grep --line-buffered -E '^make soak|^ok|FAIL|^panic|soak:|elapsed: 1m0' | tee docs/soak.tmp
+	$(GO) test ./internal/feed -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime 1m || echo FAIL; \
+	cd js && npm ci --no-audit --no-fund && npm run matrix || echo FAIL; } 2>&1 \
+	| grep --line-buffered -E '^make soak|^ok|FAIL|^panic|soak:|elapsed: 1m0|^# (tests|pass|fail)|^Node' | tee docs/soak.tmp
 	@if grep -q FAIL docs/soak.tmp; then echo "failed; docs/soak.txt keeps the last good result"; exit 1; fi; mv docs/soak.tmp docs/soak.txt
 
 $(STATICCHECK):
@@ -56,5 +85,5 @@ $(STATICCHECK):
 $(GOFUMPT):
 	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@v0.12.0 && mv $(TOOLS)/gofumpt $@
 
-.PHONY: help build demo test lint fmt bench model chaos mutants soak
+.PHONY: help build demo test postgres lint fmt bench bench-compare bench-quick bench-peers model chaos mutants soak
 .DEFAULT_GOAL := help
