@@ -11,19 +11,25 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/quashdev/quash/internal/lease"
 )
 
-const defaultCacheBytes = 32 << 20
+const (
+	defaultCacheBytes = 32 << 20
+	maxAddresses      = 32
+)
 
-// Config says which node a verifier follows and what it accepts. URL and Key
+// Config says which nodes a verifier follows and what it accepts. URL and Key
 // are required; the zero value of every other field is the safe default, and
 // none of them turns a check off.
 type Config struct {
-	// URL is the base of the node's private listener, such as
-	// "https://quash.internal:8081".
+	// URL is the base of a node's private listener, such as
+	// "https://quash.internal:8081". Where there are several nodes it may hold
+	// up to 32 such addresses, separated by commas: verifiers spread over them,
+	// and one that loses its node, or is told that it stops, turns to another.
 	URL string
 	// Key is the verifier's key: an API key whose only scope is the feed.
 	Key string
@@ -36,20 +42,20 @@ type Config struct {
 	// characters. Empty: the host's name.
 	Name string
 
-	// TLS is used for connections to the node. Nil: the system's roots. One
+	// TLS is used for connections to nodes. Nil: the system's roots. One
 	// that skips verification must bring a verification of its own.
 	TLS *tls.Config
 	// Plaintext allows http and ws to other hosts than loopback, for networks
 	// that encrypt underneath. It shows in Status.
 	Plaintext bool
-	// Dial opens connections to the node, as http.Transport's DialContext.
+	// Dial opens connections to nodes, as http.Transport's DialContext.
 	// It is trusted like loopback: plain http over it needs no Plaintext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Token finds the token in a request for Protect: empty where there is
-	// none, an error where the request is malformed. Nil: the Authorization
-	// header (RFC 6750, section 2.1). Browsers cannot set one on a WebSocket;
-	// this is where its handler reads a cookie or a subprotocol instead.
+	// none, an error where the request is malformed. Nil: [Bearer]. Browsers
+	// cannot set a header on a WebSocket; this is where its handler reads a
+	// cookie or a subprotocol instead.
 	Token func(*http.Request) (string, error)
 
 	// CacheBytes bounds the memory for tokens already verified. 0: 32 MiB.
@@ -63,9 +69,9 @@ type Config struct {
 	clock lease.Clock // nil: the machine's
 }
 
-// complete checks c, fills in the defaults, and returns the feed's address
+// complete checks c, fills in the defaults, and returns the feed's addresses
 // beside it.
-func (c Config) complete() (Config, *url.URL, error) {
+func (c Config) complete() (Config, []*url.URL, error) {
 	if !visible(c.Key, 512) {
 		return c, nil, errors.New("key: want the verifier's key, 1 to 512 visible ASCII characters")
 	}
@@ -85,7 +91,7 @@ func (c Config) complete() (Config, *url.URL, error) {
 		c.CacheBytes = defaultCacheBytes
 	}
 	if c.Token == nil {
-		c.Token = bearer
+		c.Token = Bearer
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -93,14 +99,30 @@ func (c Config) complete() (Config, *url.URL, error) {
 	if c.clock == nil {
 		c.clock = lease.System()
 	}
-	u, err := c.feedURL()
-	return c, u, err
+	addresses, err := c.feedURLs()
+	return c, addresses, err
 }
 
-func (c *Config) feedURL() (*url.URL, error) {
-	u, err := url.Parse(c.URL)
+func (c *Config) feedURLs() ([]*url.URL, error) {
+	list := strings.Split(c.URL, ",")
+	if len(list) > maxAddresses {
+		return nil, fmt.Errorf("URL: %d addresses, want at most %d", len(list), maxAddresses)
+	}
+	addresses := make([]*url.URL, len(list))
+	for i, text := range list {
+		u, err := c.feedURL(strings.TrimSpace(text))
+		if err != nil {
+			return nil, err
+		}
+		addresses[i] = u
+	}
+	return addresses, nil
+}
+
+func (c *Config) feedURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, errors.New("URL: want the base address of the node's private listener, such as https://quash.internal:8081")
+		return nil, errors.New("URL: want the base address of a node's private listener, such as https://quash.internal:8081, or several separated by commas")
 	}
 	switch u.Scheme {
 	case "https", "wss":
@@ -114,10 +136,12 @@ func (c *Config) feedURL() (*url.URL, error) {
 	return u.JoinPath("v1", "feed"), nil
 }
 
-// exposed says whether what is sent to the node leaves this machine
+// exposed says whether what is sent to one of the nodes leaves this machine
 // unencrypted, as far as one can tell from here.
-func (c *Config) exposed(u *url.URL) bool {
-	return (u.Scheme == "http" || u.Scheme == "ws") && c.Dial == nil && !loopback(u.Hostname())
+func (c *Config) exposed(addresses []*url.URL) bool {
+	return c.Dial == nil && slices.ContainsFunc(addresses, func(u *url.URL) bool {
+		return (u.Scheme == "http" || u.Scheme == "ws") && !loopback(u.Hostname())
+	})
 }
 
 func loopback(host string) bool {

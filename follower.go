@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -24,9 +23,7 @@ import (
 
 const (
 	clockSkew  = 10 * time.Second // between this clock and the node's that is borne
-	retryFirst = 20 * time.Millisecond
-	retryLast  = 2 * time.Second
-	partWithin = 5 * time.Second // for a goodbye, and the closing of a connection
+	partWithin = 5 * time.Second  // for a goodbye, and the closing of a connection
 
 	// forgetBudget is how many entries a second are looked at: a set of 16
 	// million is gone through in four minutes, in well under a millisecond each.
@@ -58,7 +55,7 @@ var errSilent = errors.New("no word from the node for too long")
 // time. Its run is the only writer of state; forget shares the set with it.
 type follower struct {
 	config  Config
-	address *url.URL
+	nodes   round
 	client  *http.Client
 	process string // random id of this verifier
 	watches *watches
@@ -104,10 +101,10 @@ type bookmark struct {
 	feed.Mark
 }
 
-func (f *follower) init(c Config, address *url.URL, w *watches) {
+func (f *follower) init(c Config, addresses []*url.URL, w *watches) {
 	transport := &http.Transport{TLSClientConfig: c.TLS.Clone(), DialContext: c.Dial, Protocols: new(http.Protocols)}
 	transport.Protocols.SetHTTP1(true)
-	f.config, f.address, f.watches, f.log = c, address, w, c.Logger.With("verifier", c.Name)
+	f.config, f.nodes, f.watches, f.log = c, newRound(addresses), w, c.Logger.With("verifier", c.Name)
 	f.client = &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -125,27 +122,22 @@ func (f *follower) init(c Config, address *url.URL, w *watches) {
 
 func (f *follower) now() time.Time { return time.Unix(0, f.config.clock().Wall) }
 
-// run follows the node, connection after connection, until soft ends; it then
+// run follows a node, connection after connection, until soft ends; it then
 // says goodbye, for as long as hard lives.
 func (f *follower) run(soft, hard context.Context) {
 	defer f.client.CloseIdleConnections()
 	defer f.sessions.Wait()
-	wait := retryFirst
 	for {
 		stepped, err := f.session(soft, hard)
 		if soft.Err() != nil {
 			return
-		}
-		if stepped {
-			wait = retryFirst
 		}
 		f.lost(err)
 		if _, ok := errors.AsType[refusal](err); ok && f.fail(err) {
 			return
 		}
 		select {
-		case <-time.After(wait/2 + mathrand.N(wait/2)):
-			wait = min(2*wait, retryLast)
+		case <-time.After(f.nodes.next(stepped, errors.Is(err, errSilent))):
 		case <-soft.Done():
 			return
 		}
@@ -155,32 +147,39 @@ func (f *follower) run(soft, hard context.Context) {
 // session opens a connection and serves it until it has ended, or the node is
 // about to end it. It reports whether the verifier came in step.
 func (f *follower) session(soft, hard context.Context) (stepped bool, err error) {
-	conn, err := f.dial(soft)
+	address, within := f.nodes.now()
+	began := time.Now()
+	conn, err := f.dial(soft, address, within)
 	if err != nil {
 		return false, err
 	}
-	s := newSession(f, conn)
+	s := newSession(f, conn, within-time.Since(began))
 	f.sessions.Go(func() { s.live(soft, hard) })
 	err = <-s.over
+	if s.stepped {
+		f.nodes.length = s.length
+	}
 	return s.stepped, err
 }
 
-func (f *follower) dial(ctx context.Context) (*websocket.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lease.Default.Patience(), errSilent)
+func (f *follower) dial(ctx context.Context, address *url.URL, within time.Duration) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, within, errSilent)
 	defer cancel()
-	conn, response, err := websocket.Dial(ctx, f.address.String(), &websocket.DialOptions{
+	conn, response, err := websocket.Dial(ctx, address.String(), &websocket.DialOptions{
 		HTTPClient:   f.client,
 		HTTPHeader:   f.header(),
 		Subprotocols: []string{feed.Subprotocol},
 	})
 	switch {
 	case err != nil && response != nil && (response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden):
-		return nil, refusal{fmt.Errorf("the node refused the verifier's key with status %d: use an API key with scope feed", response.StatusCode)}
+		return nil, refusal{fmt.Errorf("the node at %s refused the verifier's key with status %d: use an API key with scope feed", address.Host, response.StatusCode)}
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("connect to the node at %s: %w", address.Host, context.Cause(ctx))
 	case err != nil:
-		return nil, fmt.Errorf("connect to the node: %w", err)
+		return nil, fmt.Errorf("connect to the node at %s: %w", address.Host, err)
 	case conn.Subprotocol() != feed.Subprotocol:
 		conn.CloseNow()
-		return nil, fmt.Errorf("connect to the node: it does not speak %s", feed.Subprotocol)
+		return nil, fmt.Errorf("connect to the node at %s: it does not speak %s", address.Host, feed.Subprotocol)
 	}
 	conn.SetReadLimit(feed.MaxMessage)
 	return conn, nil

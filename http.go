@@ -28,16 +28,10 @@ var (
 // policy is to refuse while the verifier is stale, unless an option says
 // otherwise.
 func (v *Verifier) Protect(h http.Handler, options ...Option) http.Handler {
-	var policy route
-	for _, option := range options {
-		option(&policy)
-	}
-	if policy.tolerance > 0 {
-		v.follower.tolerate(policy.tolerance)
-	}
+	admit := v.Route(options...)
 	find := v.config.Token
 	if find == nil {
-		find = bearer
+		find = Bearer
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, err := find(r)
@@ -49,23 +43,24 @@ func (v *Verifier) Protect(h http.Handler, options ...Option) http.Handler {
 			WriteError(w, r, errNoToken)
 			return
 		}
-		e, late, err := v.admit(token, policy.tolerance)
+		ctx, late, err := admit(r.Context(), token)
 		if err != nil {
 			WriteError(w, r, err)
 			return
 		}
-		if late != inTime {
-			v.borne.Add(1)
+		if late >= 0 {
 			w.Header().Set("Quash-Stale", strconv.FormatInt(int64(late/time.Second), 10))
 		}
-		h.ServeHTTP(w, r.WithContext(policy.context(r.Context(), &e.claims)))
+		h.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
-// bearer returns the token of the Authorization header (RFC 6750, section 2.1;
-// RFC 9110, section 11.4): empty where there is no such header, or one of
-// another scheme.
-func bearer(r *http.Request) (string, error) {
+// Bearer returns the token of the one Authorization header (RFC 6750, section
+// 2.1; RFC 9110, section 11.4): empty where there is no such header, or one of
+// another scheme, and an error where there are several, or what follows Bearer
+// has not the form of a token. It is where [Verifier.Protect] looks, unless
+// Config.Token says otherwise.
+func Bearer(r *http.Request) (string, error) {
 	values := r.Header["Authorization"]
 	switch len(values) {
 	case 0:

@@ -37,6 +37,7 @@ type node struct {
 	grant  atomic.Int64 // what its pongs grant, as a duration
 	delay  atomic.Int64 // of its pongs, as a duration
 	hang   atomic.Bool  // connecting takes for ever
+	slow   atomic.Int64 // how long it takes to answer a request, as a duration
 	status atomic.Int64 // answer to every request, unless it is 0
 	dials  atomic.Int64
 	asked  atomic.Int64 // requests
@@ -106,6 +107,7 @@ func (n *node) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 
 func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.asked.Add(1)
+	time.Sleep(time.Duration(n.slow.Load()))
 	if status := n.status.Load(); status != 0 {
 		w.Header().Set("Location", "http://elsewhere.example/v1/feed")
 		w.WriteHeader(int(status))

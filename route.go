@@ -36,6 +36,32 @@ func AcceptStale(d time.Duration) Option {
 	return func(r *route) { r.tolerance = d }
 }
 
+// Route does what [Verifier.Protect] does, for other protocols than HTTP: each
+// call is one route, with its policy. The function that it returns admits one
+// request of the route. It returns a context in which [FromContext] and
+// [NotifyContext] find what was accepted, or one of the errors of Verify; and
+// for how long the lease had ended then, as only [AcceptStale] bears: less than
+// 0 where it lasts. It may be called concurrently.
+func (v *Verifier) Route(options ...Option) func(ctx context.Context, token string) (context.Context, time.Duration, error) {
+	var policy route
+	for _, option := range options {
+		option(&policy)
+	}
+	if policy.tolerance > 0 {
+		v.follower.tolerate(policy.tolerance)
+	}
+	return func(ctx context.Context, token string) (context.Context, time.Duration, error) {
+		e, late, err := v.admit(token, policy.tolerance)
+		if err != nil {
+			return ctx, inTime, err
+		}
+		if late != inTime {
+			v.borne.Add(1)
+		}
+		return policy.context(ctx, &e.claims), late, nil
+	}
+}
+
 // context returns a context that carries the claims, and what the route bears
 // with them.
 func (r *route) context(ctx context.Context, c *Claims) context.Context {

@@ -2,6 +2,7 @@ package quash_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -60,6 +61,41 @@ func TestAcceptStaleIsBounded(t *testing.T) {
 		}
 		if got := v.Status().AcceptedStale; got != 4 {
 			t.Errorf("status: %d requests accepted while stale, want 4", got)
+		}
+	})
+}
+
+// What Protect does over HTTP, Route does over anything.
+func TestRouteAdmitsAsProtectDoes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		v, _ := n.open(n.config(), n.record(1, "sid", "revoked"))
+		admit := v.Route(quash.AcceptStale(time.Minute))
+		token := n.token(nil)
+		ctx, late, err := admit(t.Context(), token)
+		if c := quash.FromContext(ctx); err != nil || late >= 0 || c == nil || c.Subject != "u_7" {
+			t.Errorf("in step: got %v, %s late, %v, want the claims, in time", c, late, err)
+		}
+		if got := v.Status().TolerantRoutes; got != 1 {
+			t.Errorf("got %d routes that accept when stale, want 1", got)
+		}
+		synctest.Wait()
+		n.cutOff(true)
+		time.Sleep(40 * time.Second)
+		ctx, late, err = admit(t.Context(), token)
+		if err != nil || late != 10*time.Second || v.Status().AcceptedStale != 1 {
+			t.Errorf("10 s after the lease: got %s late, %v, %d accepted stale, want 10 s, counted", late, err, v.Status().AcceptedStale)
+		}
+		ctx, stop := quash.NotifyContext(ctx)
+		defer stop()
+		wantCause(t, ctx, nil, "10 s after the lease")
+		time.Sleep(50 * time.Second)
+		wantCause(t, ctx, quash.ErrStale, "a minute after the lease")
+		if _, _, err := admit(t.Context(), token); !errors.Is(err, quash.ErrStale) {
+			t.Errorf("a minute after the lease: got %v, want ErrStale", err)
+		}
+		if ctx, _, err := admit(t.Context(), n.token(claims{"sid": "revoked"})); !errors.Is(err, quash.ErrRevoked) || quash.FromContext(ctx) != nil {
+			t.Errorf("revoked: got %v, want ErrRevoked, and no claims", err)
 		}
 	})
 }

@@ -41,9 +41,10 @@ type session struct {
 	end     context.CancelCauseFunc
 	silence *time.Timer // ends the connection, unless the node is heard
 	hello   feed.Hello
-	length  lease.Length
-	aside   *state // built from a snapshot; nil where none is on its way
-	begun   bool   // records may come, and leases
+	within  time.Duration // for the hello
+	length  lease.Length  // by the hello
+	aside   *state        // built from a snapshot; nil where none is on its way
+	begun   bool          // records may come, and leases
 	stepped bool
 	over    chan error // one value: the connection has ended, or is being left
 
@@ -60,9 +61,10 @@ type session struct {
 	records []revset.Record
 }
 
-func newSession(f *follower, conn *websocket.Conn) *session {
+// newSession returns a session whose node has to say hello within a time.
+func newSession(f *follower, conn *websocket.Conn, within time.Duration) *session {
 	return &session{
-		follower: f, conn: conn, length: lease.Default, over: make(chan error, 1),
+		follower: f, conn: conn, within: within, over: make(chan error, 1),
 		wake: make(chan struct{}, 1), parting: make(chan struct{}), parted: make(chan struct{}), said: make(chan struct{}),
 	}
 }
@@ -72,7 +74,7 @@ func newSession(f *follower, conn *websocket.Conn) *session {
 func (s *session) live(soft, hard context.Context) {
 	ctx, end := context.WithCancelCause(hard)
 	s.end = end
-	s.silence = time.AfterFunc(s.length.Patience(), func() { end(errSilent) })
+	s.silence = time.AfterFunc(s.within, func() { end(errSilent) })
 	go s.speak(ctx)
 	parted := make(chan struct{})
 	stop := context.AfterFunc(soft, func() {

@@ -314,15 +314,16 @@ func (n *node) crash(silently bool) {
 
 // verifier is one process of a resource server.
 type verifier struct {
-	world   *world
-	name    string
-	machine *machine
-	line    line
-	dice    *dice
-	dead    chan struct{} // closed when it is on its own for good
-	ready   atomic.Pointer[Verifier]
-	closed  atomic.Bool // or about to be
-	eager   atomic.Bool // it is asked more often
+	world     *world
+	name      string
+	addresses string // of nodes, as Config.URL
+	machine   *machine
+	line      line
+	dice      *dice
+	dead      chan struct{} // closed when it is on its own for good
+	ready     atomic.Pointer[Verifier]
+	closed    atomic.Bool // or about to be
+	eager     atomic.Bool // it is asked more often
 
 	mu    sync.Mutex
 	known map[*subject]bool
@@ -334,8 +335,8 @@ func (w *world) startVerifier(slot, number int) *verifier {
 	if w.weather.skews && d.chance(0.3) {
 		skew += 20 * time.Second
 	}
-	v := &verifier{world: w, name: fmt.Sprintf("v%d.%d", slot, number), dice: d, machine: w.machine(d, skew), dead: make(chan struct{}), known: map[*subject]bool{}}
-	w.note("%s starts, %v off", v.name, skew)
+	v := &verifier{world: w, name: fmt.Sprintf("v%d.%d", slot, number), addresses: w.addresses(newDice(w.seed, 5, uint64(slot), uint64(number))), dice: d, machine: w.machine(d, skew), dead: make(chan struct{}), known: map[*subject]bool{}}
+	w.note("%s starts, %v off, with %s", v.name, skew, v.addresses)
 	w.mu.Lock()
 	w.verifiers = append(w.verifiers, v)
 	w.mu.Unlock()
@@ -343,10 +344,39 @@ func (w *world) startVerifier(slot, number int) *verifier {
 	return v
 }
 
+// balanced is the address of a load balancer.
+const balanced = "nodes.example"
+
+// addresses returns what a verifier is told: where the load balancer is, or
+// where each node is.
+func (w *world) addresses(d *dice) string {
+	if d.chance(0.7) {
+		return "http://" + balanced
+	}
+	var list []string
+	for slot := range w.weather.nodes {
+		list = append(list, fmt.Sprintf("http://n%d", slot))
+	}
+	return strings.Join(list, ",")
+}
+
+// at returns the node at an address; nil: none is there.
+func (w *world) at(address string, d *dice) *node {
+	host, _, _ := net.SplitHostPort(address)
+	if host == balanced {
+		return w.balance(d)
+	}
+	here := slices.DeleteFunc(w.running(), func(n *node) bool { return !strings.HasPrefix(n.name, host+".") })
+	if len(here) == 0 {
+		return nil
+	}
+	return here[len(here)-1]
+}
+
 // live opens the verifier and asks it, again and again.
 func (v *verifier) live(name string) {
 	c := Config{
-		URL: "http://nodes.example", Key: "key", Name: name, Audience: mintIssuer, CacheBytes: 64 << 10,
+		URL: v.addresses, Key: "key", Name: name, Audience: mintIssuer, CacheBytes: 64 << 10,
 		Dial: v.dial, Logger: v.world.logger(v.name, nil), clock: v.machine.clock,
 	}
 	for v.ready.Load() == nil {
@@ -436,12 +466,12 @@ func (v *verifier) fresh() error {
 	return nil
 }
 
-// dial takes the verifier to a node, as a load balancer would.
-func (v *verifier) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+// dial takes the verifier to the node at an address.
+func (v *verifier) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	v.machine.awake()
 	slow, ok := v.line.reachable()
 	wait(v.dice.between(0, max(slow, time.Millisecond)), ctx.Done())
-	n := v.world.balance(v.dice)
+	n := v.world.at(address, v.dice)
 	if !ok || n == nil {
 		return nil, errUnreachable
 	}
@@ -677,7 +707,8 @@ func (w *world) confirm(d *dice, s *subject, position uint64, within time.Durati
 
 // recover checks that everything works again once nothing goes wrong. It takes
 // longest where a verifier has just begun to connect to a node that does not
-// answer: it waits for as long as the default lease has patience.
+// answer: it gives that more time from round to round, up to the patience of the
+// default lease.
 func (w *world) recover() {
 	const within = 18 * time.Second
 	began := time.Now()

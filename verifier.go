@@ -25,23 +25,24 @@ type Verifier struct {
 	done chan struct{}      // closed when everything has ended
 }
 
-// Open returns a verifier that follows the node from then on, once it accepts
+// Open returns a verifier that follows a node from then on, once it accepts
 // tokens: it has all revocations up to the log's head when it connected, a
 // lease, and a clock that agrees with the node's. Until then Open tries again
 // for as long as ctx lives; it fails at once where the configuration is wrong,
-// the node refuses the key, or the node serves another issuer. Ctx bounds the
-// start only.
+// a node refuses the key, or a node serves another issuer. Ctx bounds the start
+// only.
 //
-// The verifier connects again by itself whenever it loses the node, and goes
-// on verifying meanwhile, until its lease ends. It must be closed.
+// The verifier connects again by itself, to the next of its addresses, whenever
+// it loses its node, and goes on verifying meanwhile, until its lease ends. It
+// must be closed.
 func Open(ctx context.Context, c Config) (*Verifier, error) {
-	c, address, err := c.complete()
+	c, addresses, err := c.complete()
 	if err != nil {
 		return nil, fmt.Errorf("quash: open: %w", err)
 	}
-	v := &Verifier{config: c, exposed: c.exposed(address), cache: newCache(c.CacheBytes), done: make(chan struct{})}
+	v := &Verifier{config: c, exposed: c.exposed(addresses), cache: newCache(c.CacheBytes), done: make(chan struct{})}
 	v.watches.init()
-	v.follower.init(c, address, &v.watches)
+	v.follower.init(c, addresses, &v.watches)
 	soft, stop := context.WithCancel(context.Background())
 	hard, kill := context.WithCancel(context.Background())
 	v.stop, v.kill = stop, kill
