@@ -190,6 +190,8 @@ func (r row) is(n issuer.Node) bool { return n.ID == r.node.ID }
 func (t *transaction) Nodes() ([]issuer.Node, error)     { return t.nodes, nil }
 func (t *transaction) PutVerifier(issuer.Verifier) error { return nil }
 
+func (t *transaction) Drain() (left bool, err error) { return false, nil }
+
 func (t *transaction) PutNode(n issuer.Node) error {
 	t.written = append(t.written, row{node: n})
 	return nil
@@ -227,7 +229,7 @@ func newFile(ctx context.Context, key *jws.PublicKey, lifetime time.Duration) (*
 	_, err = s.Update(ctx, func(tx issuer.Tx) error {
 		return errors.Join(tx.SetMaxLifetime(lifetime), tx.PutSigningKey(k))
 	})
-	return &file{revlog.FromStore(s), s}, err
+	return &file{revlog.FromStore(s, nil), s}, err
 }
 
 func (f *file) close() error { return f.store.Close() }

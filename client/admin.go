@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -143,6 +145,38 @@ func (a Admin) Revocations(ctx context.Context, q RevocationQuery) (Page[Revocat
 // waits for the confirmation; else it does not. Scope audit.
 func (a Admin) Revocation(ctx context.Context, position uint64) (Evidence, error) {
 	return call[Evidence](ctx, a.client, a.request("GET", nil, nil, "revocations", strconv.FormatUint(position, 10)))
+}
+
+// Request returns what became of a request of the database's outbox. With
+// [Client.WithWait] it waits until it is carried out and confirmed; else it does
+// not. Scope audit.
+func (a Admin) Request(ctx context.Context, id uint64) (Request, error) {
+	return call[Request](ctx, a.client, a.request("GET", nil, nil, "requests", strconv.FormatUint(id, 10)))
+}
+
+// Backup writes to w all that the server's store holds at one moment, for quash
+// restore. It takes as long as that takes: ctx bounds it. What was written
+// before an error is of no use. Scope backup.
+func (a Admin) Backup(ctx context.Context, w io.Writer) error {
+	c := *a.client
+	c.http.Timeout = 0
+	built, err := c.build(ctx, a.request("GET", nil, nil, "backup"))
+	if err != nil {
+		return fmt.Errorf("client: back up: %w", err)
+	}
+	resp, err := c.http.Do(built)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return problemOf(resp, body)
+	}
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("client: back up: it broke off: %w", err)
+	}
+	return nil
 }
 
 // Audit lists what happened, newest first. Scope audit.

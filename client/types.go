@@ -294,6 +294,18 @@ type LogBreak struct {
 	Position uint64 `json:"position"`
 	Flaw     string `json:"flaw"`            // changed, missing, reordered or inserted
 	Found    uint64 `json:"found,omitempty"` // where the record that belongs here stands, if it was reordered
+	Epoch    uint64 `json:"epoch,omitempty"` // that begins here, if it is not a record but this that has the flaw
+}
+
+// Request answers GET /v1/admin/requests/{id}: what became of what an
+// application asked for by quash.revoke in its own database.
+type Request struct {
+	ID      uint64 `json:"request"`
+	Waiting bool   `json:"waiting"` // no node has carried it out yet
+	// Evidence of the last revocation that was made for it. Where there is
+	// none, and it does not wait, a rule refused it or nothing was left to
+	// revoke: the audit says which.
+	Evidence *Evidence `json:"evidence,omitempty"`
 }
 
 // Verifier is a verifier that is connected to the node, or may still rely on a
@@ -328,7 +340,7 @@ type Key struct {
 // NewKey is the body of POST /v1/admin/keys.
 type NewKey struct {
 	Name   string   `json:"name"`   // 1 to 64 characters
-	Scopes []string `json:"scopes"` // of revoke, sessions, accounts, audit, keys; or feed alone, for verifiers
+	Scopes []string `json:"scopes"` // of revoke, sessions, accounts, audit, keys, backup; or feed alone, for verifiers
 }
 
 // NewSecret is an API key with its secret, which is shown this once.

@@ -112,6 +112,7 @@ type writer struct {
 }
 
 func (w *writer) Nodes() ([]issuer.Node, error)             { return w.nodes, nil }
+func (w *writer) Drain() (bool, error)                      { return false, nil }
 func (w *writer) PutVerifier(issuer.Verifier) error         { return nil }
 func (w *writer) PutConfirmation(issuer.Confirmation) error { return nil }
 

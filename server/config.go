@@ -16,9 +16,14 @@ import (
 // Config says what a server serves. Zero fields take the default. No field
 // turns a check off.
 type Config struct {
-	// Data is the directory of the database, the secret and the first admin
-	// key; it is made with mode 0700. Default "quash-data".
+	// Data is the directory of the embedded database, the secret and the first
+	// admin key; it is made with mode 0700. Default "quash-data".
 	Data string
+	// Store is the URL of a PostgreSQL database that several nodes share, such
+	// as "postgres://quash@db.internal/quash?sslmode=verify-full"; a number of
+	// connections can be set with pool_max_conns. All its nodes need the same
+	// secret. Default: the embedded SQLite, for one node.
+	Store string
 
 	// Public and Private are the addresses to listen on: the one for users and
 	// other people's clients, the other for verifiers, administration and
@@ -53,6 +58,13 @@ type Config struct {
 	// are refused, each of which can end in one more; revocations never are,
 	// and beyond it they take more memory. Default 10 million, about 300 MB.
 	MaxRevocations int
+
+	// KeepSessions has sessions outlive it when the database loses what was
+	// read from it (a fail-over that lost its end, a restore behind Quash's
+	// back). The price: a session that ended in the part that was lost lives
+	// again, and so does one of which a thief had the refresh token. Default:
+	// they end, and everybody logs in again.
+	KeepSessions bool
 
 	// Lease is how long a verifier goes on accepting tokens when it is cut off,
 	// and with a tenth of it as a margin how long at most a revocation waits
@@ -153,6 +165,7 @@ func (c *Config) issuing(live func() int) issuer.Config {
 		AbsoluteTimeout: c.AbsoluteTimeout,
 		MaxSessions:     c.MaxSessions,
 		MaxLive:         c.MaxRevocations,
+		KeepSessions:    c.KeepSessions,
 		Secret:          c.Secret,
 		Live:            live,
 		Logger:          c.Logger,

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -9,41 +10,63 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/quashdev/quash/internal/issuer"
 )
 
 const (
 	databaseFile = "quash.db"
 	secretFile   = "secret"
 	adminKeyFile = "admin.key"
+	pendingFile  = "admin.key.pending" // there while the first admin key is made
 )
 
-// prepareData makes the data directory and reads the secret, making one where
-// there is neither a secret nor a database that was made with one.
-func prepareData(c *Config) error {
-	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+// makeData makes the data directory.
+func makeData(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	info, err := os.Stat(c.Data)
+	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("data directory %s: others may look into it; run chmod 700 %s", c.Data, c.Data)
+		return fmt.Errorf("data directory %s: others may look into it; run chmod 700 %s", path, path)
 	}
-	if c.Secret != nil {
+	return nil
+}
+
+// findSecret reads the secret, or makes one where nothing in the store was made
+// with another.
+func (s *Server) findSecret(ctx context.Context) (err error) {
+	if s.cfg.Secret != nil {
 		return nil
 	}
-	path := filepath.Join(c.Data, secretFile)
-	c.Secret, err = readSecret(path)
+	path := filepath.Join(s.cfg.Data, secretFile)
+	s.cfg.Secret, err = readSecret(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(c.Data, databaseFile)); err == nil {
+	var keys []issuer.SigningKey
+	err = s.store.View(ctx, func(r issuer.Reader) (err error) {
+		keys, err = r.SigningKeys()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(keys) > 0 && s.cfg.Store != "" {
+		return fmt.Errorf("another node has made the secret, without which neither signing keys nor refresh tokens can be read: copy its file to %s, or give both the same by configuration", path)
+	}
+	if len(keys) > 0 {
 		return fmt.Errorf("%s is gone, and without it neither signing keys nor refresh tokens can be read: restore it, or give the secret by configuration", path)
 	}
-	c.Secret = make([]byte, 32)
-	rand.Read(c.Secret)
-	return writeOnce(path, base64.StdEncoding.EncodeToString(c.Secret)+"\n")
+	s.cfg.Secret = make([]byte, 32)
+	rand.Read(s.cfg.Secret)
+	if s.cfg.Store != "" {
+		s.cfg.Logger.Warn("made a secret, which every other node needs too: copy it there, and where it outlives this machine", "file", path)
+	}
+	return writeOnce(path, base64.StdEncoding.EncodeToString(s.cfg.Secret)+"\n")
 }
 
 func readSecret(path string) ([]byte, error) {

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/quashdev/quash/internal/postgres"
 )
 
 // metrics are what the store and the log tell of themselves, in the registry
@@ -45,3 +47,18 @@ func (m *metrics) committed(took time.Duration, transactions int) {
 }
 
 func (m *metrics) confirmed(took time.Duration) { m.confirmation.Observe(took.Seconds()) }
+
+// pool shows the connections to a database that is reached by network.
+func (m *metrics) pool(stats func() postgres.Stats) {
+	gauge := func(name, help string, value func(postgres.Stats) float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(stats()) }))
+	}
+	counter := func(name, help string, value func(postgres.Stats) float64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return value(stats()) }))
+	}
+	gauge("quash_database_connections", "Connections to the database that are open.", func(s postgres.Stats) float64 { return float64(s.Open) })
+	gauge("quash_database_connections_in_use", "Connections to the database on which a transaction runs.", func(s postgres.Stats) float64 { return float64(s.InUse) })
+	gauge("quash_database_connections_max", "Connections to the database that may be open at once.", func(s postgres.Stats) float64 { return float64(s.Max) })
+	counter("quash_database_waits_total", "Transactions that had to wait for a connection.", func(s postgres.Stats) float64 { return float64(s.Waits) })
+	counter("quash_database_wait_seconds_total", "Time that transactions waited for a connection.", func(s postgres.Stats) float64 { return s.Waited.Seconds() })
+}

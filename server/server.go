@@ -21,6 +21,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -36,9 +37,11 @@ import (
 
 	"github.com/quashdev/quash"
 	"github.com/quashdev/quash/internal/api"
+	"github.com/quashdev/quash/internal/backup"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/memnet"
+	"github.com/quashdev/quash/internal/postgres"
 	"github.com/quashdev/quash/internal/revlog"
 	"github.com/quashdev/quash/internal/sqlite"
 )
@@ -94,17 +97,34 @@ func (s *Server) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := prepareData(&s.cfg); err != nil {
+	if err := makeData(s.cfg.Data); err != nil {
 		return err
 	}
-	store, err := sqlite.Open(ctx, sqlite.Config{
-		Path: filepath.Join(s.cfg.Data, databaseFile), Logger: s.cfg.Logger, Committed: s.metrics.committed,
-	})
-	if err != nil {
+	if s.store, err = s.openStore(ctx); err != nil {
 		return err
 	}
-	s.store = store
+	if err := s.findSecret(ctx); err != nil {
+		return err
+	}
 	return s.start(ctx)
+}
+
+func (s *Server) openStore(ctx context.Context) (issuer.Store, error) {
+	if s.cfg.Store == "" {
+		store, err := sqlite.Open(ctx, sqlite.Config{
+			Path: filepath.Join(s.cfg.Data, databaseFile), Logger: s.cfg.Logger, Committed: s.metrics.committed,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return store, nil
+	}
+	store, err := postgres.Open(ctx, postgres.Config{URL: s.cfg.Store, Logger: s.cfg.Logger, Committed: s.metrics.committed})
+	if err != nil {
+		return nil, err
+	}
+	s.metrics.pool(store.Stats)
+	return store, nil
 }
 
 // listen opens the listener of an address, if there is one.
@@ -131,7 +151,8 @@ func (s *Server) listen(address string) error {
 func (s *Server) start(ctx context.Context) (err error) {
 	s.log = revlog.New(revlog.Config{
 		Issuer: s.cfg.Issuer, Lease: lease.Length(s.cfg.Lease), Own: own, Confirmed: s.metrics.confirmed, Logger: s.cfg.Logger,
-	}, revlog.FromStore(s.store))
+		Heal: func(ctx context.Context) error { return s.issuer.Heal(ctx) },
+	}, revlog.FromStore(s.store, func(tx issuer.Tx) (bool, error) { return s.issuer.Drain(tx) }))
 	if s.issuer, err = issuer.New(s.cfg.issuing(s.log.Live), s.store); err != nil {
 		return err
 	}
@@ -153,6 +174,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.surface, err = api.New(api.Config{
 		Issuer: s.issuer, Log: s.log, Logger: s.cfg.Logger, Registry: s.metrics.registry,
 		TrustedProxies: s.cfg.TrustedProxies, RequestsPerSecond: s.cfg.RequestsPerSecond,
+		Backup: func(ctx context.Context, w io.Writer) error { return backup.Write(ctx, s.store, w, nil) },
 	})
 	if err != nil {
 		return err
@@ -326,32 +348,46 @@ func (s *Server) AdminKey() string { return s.adminKey }
 func (s *Server) AdminKeyFile() string { return filepath.Join(s.cfg.Data, adminKeyFile) }
 
 // firstAdminKey makes an admin key with every scope where there is no key at
-// all, or gives it another secret where a start was cut off before the first
-// was written down.
+// all, or gives it another secret where a start on this data directory was cut
+// off before the first was written down.
 func (s *Server) firstAdminKey(ctx context.Context) error {
 	keys, err := s.issuer.APIKeys(ctx)
 	if err != nil {
 		return err
 	}
-	scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys}
+	pending := filepath.Join(s.cfg.Data, pendingFile)
+	scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup}
 	by := issuer.Actor{Name: "system", Scopes: scopes}
-	var secret string
 	switch {
 	case len(keys) == 0:
-		_, secret, err = s.issuer.CreateAPIKey(ctx, by, "admin", scopes)
-	case len(keys) == 1 && slices.Contains(keys[0].Scopes, issuer.ScopeKeys) && keys[0].LastUsed.IsZero() && !s.wroteAdminKey():
-		_, secret, err = s.issuer.ReplaceAPIKey(ctx, by, keys[0].ID, 0)
+		if err := writeOnce(pending, ""); err != nil {
+			return err
+		}
+		_, s.adminKey, err = s.issuer.CreateAPIKey(ctx, by, "admin", scopes)
+		if refused := (*issuer.Error)(nil); errors.As(err, &refused) && refused.Code == issuer.CodeConflict {
+			return os.Remove(pending) // another node was faster
+		}
+	case len(keys) == 1 && slices.Contains(keys[0].Scopes, issuer.ScopeKeys) && keys[0].LastUsed.IsZero() && s.adminKeyLost(pending):
+		_, s.adminKey, err = s.issuer.ReplaceAPIKey(ctx, by, keys[0].ID, 0)
 	default:
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	s.adminKey = secret
-	return writeOnce(s.AdminKeyFile(), secret+"\n")
+	if err := writeOnce(s.AdminKeyFile(), s.adminKey+"\n"); err != nil {
+		return err
+	}
+	return os.RemoveAll(pending)
 }
 
-func (s *Server) wroteAdminKey() bool {
-	_, err := os.Stat(s.AdminKeyFile())
+// adminKeyLost says whether nobody can know the key's secret: where others
+// share the store, another node may have written it down.
+func (s *Server) adminKeyLost(pending string) bool {
+	return exists(pending) || s.cfg.Store == "" && !exists(s.AdminKeyFile())
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
 	return err == nil
 }

@@ -39,7 +39,8 @@ type settings struct {
 func newSettings() *settings {
 	s := &settings{flags: pflag.NewFlagSet("serve", pflag.ContinueOnError)}
 	f, c := s.flags, &s.config
-	f.StringVar(&c.Data, "data", defaultData, "directory of the database, the secret and the first admin key")
+	f.StringVar(&c.Data, "data", defaultData, "directory of the embedded database, the secret and the first admin key")
+	f.StringVar(&c.Store, "store", "", "postgres:// URL of a database that several nodes share (default: the embedded SQLite in --data)")
 	f.StringVar(&c.Public, "public", defaultPublic, "address for users; empty: none")
 	f.StringVar(&c.Private, "private", defaultPrivate, "address for verifiers, administration and metrics; empty: none")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate, a PEM file; a new one is taken up without a restart")
@@ -52,6 +53,7 @@ func newSettings() *settings {
 	f.DurationVar(&c.AbsoluteTimeout, "absolute-timeout", 0, "ends a session whatever happens (default 2160h)")
 	f.IntVar(&c.MaxSessions, "max-sessions", 0, "of one subject, 1 to 1000 (default 100)")
 	f.IntVar(&c.MaxRevocations, "max-revocations", 0, "that may be live before logins are refused (default 10000000)")
+	f.BoolVar(&c.KeepSessions, "keep-sessions", false, "when the database has lost its end; what ended there then lives again (default: everybody logs in again)")
 	f.DurationVar(&c.Lease, "lease", 0, "how long a verifier that is cut off goes on accepting, 1s to 10m (default 30s)")
 	f.IntVar(&c.RequestsPerSecond, "requests-per-second", 0, "of one address at the public listener (default 50)")
 	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "network whose X-Forwarded-For is believed, such as 10.0.0.0/8; can be repeated")

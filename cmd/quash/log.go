@@ -114,7 +114,7 @@ func agrees(ctx context.Context, admin client.Admin, noted client.Mark) error {
 }
 
 func (p *program) whole(r client.LogReport, noted client.Mark) {
-	p.sayf("whole: %d of %d records fit the chain", r.Checked, r.Head.Position)
+	p.sayf("whole: %s fit the chain", count(int(r.Checked), "record"))
 	if noted.Position != 0 {
 		p.sayf("unchanged up to position %d: the digest there is the one noted", noted.Position)
 	}
@@ -125,11 +125,14 @@ func (p *program) whole(r client.LogReport, noted client.Mark) {
 
 func broken(r client.LogReport) error {
 	b := cmp.Or(r.Break, &client.LogBreak{Position: r.Checked + 1, Flaw: "unknown"})
-	where := ""
+	what, where := fmt.Sprintf("record %d", b.Position), ""
+	if b.Epoch != 0 {
+		what = fmt.Sprintf("the beginning of epoch %d, at %d,", b.Epoch, b.Position)
+	}
 	if b.Found != 0 {
 		where = fmt.Sprintf(" (the record that belongs there stands at %d)", b.Found)
 	}
-	return fmt.Errorf("the log is not whole: record %d is %s%s, and nothing from there on can be relied on: stop the server, keep the database as evidence, restore a backup", b.Position, b.Flaw, where)
+	return fmt.Errorf("the log is not whole: %s is %s%s, and nothing from there on can be relied on: stop the server, keep the database as evidence, restore a backup", what, b.Flaw, where)
 }
 
 const (

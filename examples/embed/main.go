@@ -4,6 +4,9 @@
 //
 //	go run ./examples/embed
 //	quash account create ada
+//
+// With STORE=postgres://… it keeps everything in that database, which other
+// instances can share, and the application's own tables with it.
 package main
 
 import (
@@ -22,7 +25,10 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	app, err := open(ctx, "quash-data", "http://127.0.0.1:8080", "127.0.0.1:8081")
+	app, err := open(ctx, server.Config{
+		Data: "quash-data", Store: os.Getenv("STORE"),
+		Issuer: "http://127.0.0.1:8080", Private: "127.0.0.1:8081",
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -37,8 +43,8 @@ type app struct {
 	verifier *quash.Verifier
 }
 
-func open(ctx context.Context, data, url, private string) (*app, error) {
-	srv, err := server.Open(ctx, server.Config{Data: data, Issuer: url, Private: private})
+func open(ctx context.Context, cfg server.Config) (*app, error) {
+	srv, err := server.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

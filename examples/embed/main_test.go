@@ -7,13 +7,23 @@ import (
 	"testing"
 
 	"github.com/quashdev/quash/client"
+	"github.com/quashdev/quash/internal/pgtest"
+	"github.com/quashdev/quash/server"
 )
 
 // TestOneProcessIsEnough logs in, uses and logs out at one handler, in one
 // process.
 func TestOneProcessIsEnough(t *testing.T) {
+	for store, url := range map[string]string{"SQLite": "", "PostgreSQL": pgtest.Start(t)} {
+		t.Run(store, func(t *testing.T) {
+			oneProcess(t, server.Config{Data: filepath.Join(t.TempDir(), "data"), Store: url, Issuer: "http://shop.example"})
+		})
+	}
+}
+
+func oneProcess(t *testing.T, cfg server.Config) {
 	ctx := t.Context()
-	app, err := open(ctx, filepath.Join(t.TempDir(), "data"), "http://shop.example", "")
+	app, err := open(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -36,6 +37,9 @@ type Config struct {
 	// Registry receives the collectors and is what /metrics shows. Default:
 	// one with nothing else in it.
 	Registry *prometheus.Registry
+	// Backup writes all that the store holds. Default: nothing does, and
+	// there are no backups to be had here.
+	Backup func(context.Context, io.Writer) error
 	// RequestsPerSecond is how many requests one address may make to the
 	// public listener, four seconds' worth at once; an address is a /64 of
 	// IPv6. Logins are limited besides, by the issuer. Default 50.
@@ -54,7 +58,9 @@ type API struct {
 	requests *prometheus.HistogramVec
 	verifier atomic.Pointer[quash.Verifier] // of the public listener, once there is one
 	waiting  chan struct{}                  // has a value for each call that waits for a confirmation
-	stopping context.Context                // ended by Stop
+	dump     func(context.Context, io.Writer) error
+	dumping  chan struct{}   // has a value while a backup is read
+	stopping context.Context // ended by Stop
 	stop     context.CancelFunc
 }
 
@@ -95,6 +101,7 @@ func New(c Config) (*API, error) {
 		issuer: c.Issuer, log: c.Log, logger: c.Logger, trusted: c.TrustedProxies,
 		limit: limit, registry: c.Registry, requests: newHistogram(),
 		waiting: make(chan struct{}, maxWaiting),
+		dump:    c.Backup, dumping: make(chan struct{}, 1),
 	}
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	for _, collector := range []prometheus.Collector{a.requests, collector{a}} {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -94,16 +95,24 @@ func (c *call) confirmed(s revlog.Confirmation) client.Confirmation {
 // milliseconds are exact to the microsecond.
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// evidence says what is known of one revocation. It looks at what this node
-// watches first and then into the store, where that goes meanwhile.
+// evidence says what is known of one revocation.
 func (a *API) evidence(c *call) error {
 	position, err := strconv.ParseUint(c.r.PathValue("position"), 10, 64)
 	if err != nil || position == 0 || position > maxPosition {
 		return invalid("position: want a whole number from 1 to %d", uint64(maxPosition))
 	}
-	wait := c.patience(0)
-	if _, err := a.issuer.Evidence(c.r.Context(), position); err != nil {
+	shown, err := a.evidenceOf(c, position, c.patience(0))
+	if err != nil {
 		return err
+	}
+	return c.reply(http.StatusOK, shown)
+}
+
+// evidenceOf looks at what this node watches first and then into the store,
+// where that goes meanwhile.
+func (a *API) evidenceOf(c *call, position uint64, wait time.Duration) (client.Evidence, error) {
+	if _, err := a.issuer.Evidence(c.r.Context(), position); err != nil {
+		return client.Evidence{}, err
 	}
 	state := a.confirmation(c, position, wait)
 	var watched []issuer.Confirmation
@@ -113,10 +122,59 @@ func (a *API) evidence(c *call) error {
 	}
 	found, err := a.issuer.Evidence(c.r.Context(), position, watched...)
 	if err != nil {
-		return err
+		return client.Evidence{}, err
 	}
 	found.Verifiers = append(found.Verifiers, known...)
-	return c.reply(http.StatusOK, shownEvidence(found, state))
+	return shownEvidence(found, state), nil
+}
+
+// request says what became of a request of the outbox: it waits, 202, or here is
+// the evidence of the last revocation that was made for it.
+func (a *API) request(c *call) error {
+	id, err := strconv.ParseUint(c.r.PathValue("id"), 10, 64)
+	if err != nil || id == 0 || id > math.MaxInt64 {
+		return invalid("request: want its number, as quash.revoke returned it")
+	}
+	wait := c.patience(0)
+	began := time.Now()
+	answer, err := a.carriedOut(c, id, wait)
+	if err != nil {
+		return err
+	}
+	shown := client.Request{ID: id, Waiting: answer.Waiting}
+	switch {
+	case answer.Waiting:
+		return c.reply(http.StatusAccepted, shown)
+	case answer.Position != 0:
+		evidence, err := a.evidenceOf(c, answer.Position, max(0, wait-time.Since(began)))
+		if err != nil {
+			return err
+		}
+		shown.Evidence = &evidence
+	}
+	return c.reply(http.StatusOK, shown)
+}
+
+// carriedOut waits until a request does not, for so long at most.
+func (a *API) carriedOut(c *call, id uint64, wait time.Duration) (issuer.Answer, error) {
+	c.extend(wait)
+	ctx, cancel := context.WithTimeout(c.r.Context(), wait)
+	defer cancel()
+	tick := time.NewTicker(glance)
+	defer tick.Stop()
+	for {
+		answer, err := a.issuer.Request(c.r.Context(), id)
+		if err != nil || !answer.Waiting {
+			return answer, err
+		}
+		select {
+		case <-ctx.Done():
+			return answer, nil
+		case <-a.stopping.Done():
+			return answer, nil
+		case <-tick.C:
+		}
+	}
 }
 
 func shownEvidence(e issuer.Evidence, state client.Confirmation) client.Evidence {

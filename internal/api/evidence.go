@@ -190,7 +190,7 @@ func (a *API) verifyLog(c *call) error {
 	}
 	report := client.LogReport{Head: mark(found.Head), Checked: found.Checked, Whole: found.Break == nil}
 	if b := found.Break; b != nil {
-		report.Break = &client.LogBreak{Position: b.Position, Flaw: string(b.Flaw), Found: b.Found}
+		report.Break = &client.LogBreak{Position: b.Position, Flaw: string(b.Flaw), Found: b.Found, Epoch: b.Epoch}
 	}
 	return c.reply(http.StatusOK, report)
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/quashdev/quash/internal/issuer"
 )
 
 func newHistogram() *prometheus.HistogramVec {
@@ -33,6 +35,8 @@ var (
 	descLost      = prometheus.NewDesc("quash_leases_lost_total", "Leases of verifiers that ended without having been given back.", nil, nil)
 	descLease     = prometheus.NewDesc("quash_verifier_lease_seconds", "What is left of a verifier's lease; at 0 it refuses tokens.", []string{"name", "process"}, nil)
 	descStale     = prometheus.NewDesc("quash_verifier_stale_routes", "Routes of a verifier that accept tokens when it is stale.", []string{"name", "process"}, nil)
+	descEpoch     = prometheus.NewDesc("quash_epoch", "Epoch of the log.", nil, nil)
+	descEpochs    = prometheus.NewDesc("quash_epochs_total", "Epochs that this node began because the database had lost what was read from it. Each is an alarm.", nil, nil)
 	descHashes    = prometheus.NewDesc("quash_password_hashes_total", "Passwords hashed or checked.", nil, nil)
 )
 
@@ -50,9 +54,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
 	head, stats := c.log.Head().Position, c.log.Stats()
 	send(descPosition, gauge, float64(head))
-	if stored, err := c.stored(); err == nil {
-		send(descStore, gauge, float64(stored))
+	if l, err := c.stored(); err == nil {
+		send(descStore, gauge, float64(l.Head.Position))
+		send(descEpoch, gauge, float64(l.Epoch))
 	}
+	send(descEpochs, counter, float64(c.issuer.Epochs()))
 	send(descLive, gauge, float64(c.log.Live()))
 	send(descVerifiers, gauge, float64(stats.Connections))
 	send(descFrames, counter, float64(stats.Frames))
@@ -74,12 +80,11 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// stored returns the position that the log in the store goes up to.
-func (c collector) stored() (uint64, error) {
+// stored returns the log as the store has it.
+func (c collector) stored() (issuer.Log, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	l, err := c.issuer.Log(ctx)
-	return l.Head.Position, err
+	return c.issuer.Log(ctx)
 }
 
 func (a *API) metrics(c *call) error {

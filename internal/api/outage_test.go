@@ -36,7 +36,7 @@ func TestOutageOfTheStoreIsA503(t *testing.T) {
 
 func TestNotReadyBeforeTheLogWasRead(t *testing.T) {
 	w := newWorld(t)
-	unread := revlog.New(revlog.Config{Issuer: "https://quash.test"}, revlog.FromStore(w.store))
+	unread := revlog.New(revlog.Config{Issuer: "https://quash.test"}, revlog.FromStore(w.store, nil))
 	a := must(api.New(api.Config{Issuer: w.issuer, Log: unread}))(t)
 	answer := httptest.NewRecorder()
 	a.Private().ServeHTTP(answer, httptest.NewRequest("GET", "/readyz", nil))

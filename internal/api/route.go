@@ -79,6 +79,7 @@ var privateRoutes = slices.Concat(both, []route{
 
 	{method: "GET", path: "/v1/admin/revocations", scope: issuer.ScopeAudit, query: []string{"after", "limit", "wait"}, do: (*API).revocations},
 	{method: "GET", path: "/v1/admin/revocations/{position}", scope: issuer.ScopeAudit, do: (*API).evidence},
+	{method: "GET", path: "/v1/admin/requests/{id}", scope: issuer.ScopeAudit, do: (*API).request},
 	{method: "GET", path: "/v1/admin/audit", scope: issuer.ScopeAudit, query: []string{"before", "subject", "event", "limit"}, do: (*API).audit},
 	{method: "POST", path: "/v1/admin/explain", scope: issuer.ScopeAudit, body: true, do: (*API).explain},
 	{method: "GET", path: "/v1/admin/log", scope: issuer.ScopeAudit, do: (*API).logState},
@@ -90,6 +91,8 @@ var privateRoutes = slices.Concat(both, []route{
 	{method: "DELETE", path: "/v1/admin/keys/{id}", scope: issuer.ScopeKeys, do: (*API).deleteKey},
 	{method: "POST", path: "/v1/admin/keys/{id}/replace", scope: issuer.ScopeKeys, body: true, do: (*API).replaceKey},
 	{method: "GET", path: "/v1/admin/signing-keys", scope: issuer.ScopeKeys, do: (*API).signingKeys},
+
+	{method: "GET", path: "/v1/admin/backup", scope: issuer.ScopeBackup, do: (*API).backup},
 })
 
 // mux returns a handler of routes, and of everything else: 405 where a path

@@ -64,14 +64,21 @@ type world struct {
 
 func newWorld(t *testing.T, configure ...func(*api.Config)) *world {
 	t.Helper()
+	return newWorldOn(t, func(s issuer.Store) issuer.Store { return s }, configure...)
+}
+
+// newWorldOn is newWorld with something before the store.
+func newWorldOn(t *testing.T, before func(issuer.Store) issuer.Store, configure ...func(*api.Config)) *world {
+	t.Helper()
 	w := &world{t: t, logged: &safeBuffer{}, keys: map[string]string{}}
 	logger := slog.New(slog.NewJSONHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w.store = must(sqlite.Open(context.Background(), sqlite.Config{Path: ":memory:", Logger: logger}))(t)
 	t.Cleanup(func() { w.store.Close() })
-	w.source = &source{Source: revlog.FromStore(w.store)}
+	store := before(w.store)
+	w.source = &source{Source: revlog.FromStore(store, func(tx issuer.Tx) (bool, error) { return w.issuer.Drain(tx) })}
 	w.issuer = must(issuer.New(issuer.Config{
 		Issuer: "https://quash.test", Secret: bytes.Repeat([]byte{7}, 32), Live: func() int { return w.log.Live() }, Logger: logger,
-	}, w.store))(t)
+	}, store))(t)
 	if err := w.issuer.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +195,7 @@ func (w *world) relying(name string) (confirm func(position uint64)) {
 func (w *world) open() {
 	w.t.Helper()
 	w.spec = loadSpec(w.t)
-	for _, s := range []issuer.Scope{issuer.ScopeFeed, issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys} {
+	for _, s := range []issuer.Scope{issuer.ScopeFeed, issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup} {
 		_, w.keys[string(s)], _ = w.issuer.CreateAPIKey(w.t.Context(), issuer.Actor{Name: "system", Scopes: []issuer.Scope{s}}, "the "+string(s)+" key", []issuer.Scope{s})
 	}
 	dial := w.listen(w.api.Private())
@@ -304,15 +311,25 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// body reads a body and puts it back.
+// body reads a body and puts it back, and the error with which it ended.
 func body(at *io.ReadCloser) []byte {
 	if *at == nil {
 		return nil
 	}
-	text, _ := io.ReadAll(*at)
+	text, err := io.ReadAll(*at)
 	(*at).Close()
-	*at = io.NopCloser(bytes.NewReader(text))
+	*at = io.NopCloser(io.MultiReader(bytes.NewReader(text), broken{err}))
 	return text
+}
+
+// broken ends a body.
+type broken struct{ err error }
+
+func (b broken) Read([]byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	return 0, io.EOF
 }
 
 // remember notes what may be neither in the log nor in a refusal.

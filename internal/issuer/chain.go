@@ -32,10 +32,14 @@ type LogBreak struct {
 	Position uint64
 	Flaw     Flaw
 	Found    uint64 // where the record that belongs here stands, if it is Reordered
+	Epoch    uint64 // that begins here, if it is not a record but this that has the flaw
 }
 
 func (b LogBreak) String() string {
-	if b.Flaw == Reordered {
+	switch {
+	case b.Epoch != 0:
+		return fmt.Sprintf("the beginning of epoch %d at %d: %s", b.Epoch, b.Position, b.Flaw)
+	case b.Flaw == Reordered:
 		return fmt.Sprintf("record %d: %s: it stands at %d", b.Position, b.Flaw, b.Found)
 	}
 	return fmt.Sprintf("record %d: %s", b.Position, b.Flaw)
@@ -45,68 +49,140 @@ func (b LogBreak) String() string {
 // snapshot for long.
 const historyPage = 1000
 
-// VerifyLog seals every record of the log again, pruned ones too, from the
+// VerifyLog seals every record of the log again, pruned ones too, and the
+// beginning of every epoch, from the
 // first to the head that the log had when it began, and reports the first
 // that is not what was sealed. The digests have no key and stand beside the
 // records, so a whole chain proves that nothing was changed only as far as one
 // of its digests is also kept where the log's writers cannot reach. The error
 // is the store's alone.
 func VerifyLog(ctx context.Context, s Store) (LogReport, error) {
-	var l Log
+	c := walker{store: s}
 	err := s.View(ctx, func(r Reader) (err error) {
-		l, err = r.Log()
+		if c.log, err = r.Log(); err != nil {
+			return err
+		}
+		c.Chain.Secret = c.log.HashSecret
+		c.Chain.Epochs, err = r.Epochs()
 		return err
 	})
 	if err != nil {
 		return LogReport{}, fmt.Errorf("verify the log: %w", err)
 	}
-	c := chain{store: s, secret: l.HashSecret, end: l.Head}
-	report := LogReport{Head: l.Head}
-	var at feed.Mark
-	report.Break, err = c.walk(ctx, &at)
-	report.Checked = at.Position
+	report := LogReport{Head: c.log.Head}
+	report.Break, err = c.walk(ctx)
+	report.Checked = c.Checked
 	if err != nil {
-		return report, fmt.Errorf("verify the log after %d: %w", at.Position, err)
+		return report, fmt.Errorf("verify the log after %d: %w", c.At.Position, err)
 	}
 	return report, nil
 }
 
-type chain struct {
-	store  Store
-	secret []byte
-	end    feed.Mark
+// Chain follows the records of a log from the first on, and the epochs between
+// them, and looks whether each is what was sealed.
+type Chain struct {
+	Secret  []byte  // Log.HashSecret
+	Epochs  []Epoch // that are still to come
+	At      feed.Mark
+	Checked uint64 // records so far
+	epoch   uint64 // how many have begun since the first
 }
 
-// walk moves at along the chain until its end or its first break.
-func (c chain) walk(ctx context.Context, at *feed.Mark) (*LogBreak, error) {
-	var broken *Revocation
-	err := c.each(ctx, func(r Revocation) bool {
-		if !c.follows(r, *at) {
-			broken = &r
-			return false
+// Next moves on to r and reports whether it is what was sealed next.
+func (c *Chain) Next(r Revocation) *LogBreak {
+	if r.Position != c.At.Position+1 {
+		if b := c.cross(); b != nil {
+			return b
 		}
-		*at = feed.Mark{Position: r.Position, Digest: r.Digest}
-		return true
+	}
+	if !c.follows(r) {
+		b := &LogBreak{Position: c.At.Position + 1, Flaw: Changed}
+		if r.Position != b.Position {
+			b.Flaw = Missing
+		}
+		return b
+	}
+	c.At = feed.Mark{Position: r.Position, Digest: r.Digest}
+	c.Checked++
+	return nil
+}
+
+// End looks whether l is what has been followed, as a whole.
+func (c *Chain) End(l Log) *LogBreak {
+	if b := c.cross(); b != nil {
+		return b
+	}
+	switch {
+	case len(c.Epochs) > 0 || c.At.Position < l.Head.Position:
+		return &LogBreak{Position: c.At.Position + 1, Flaw: Missing}
+	case c.At != l.Head:
+		return &LogBreak{Position: c.At.Position, Flaw: Changed}
+	case l.Epoch != c.epoch+1:
+		return &LogBreak{Position: c.At.Position, Flaw: Changed, Epoch: l.Epoch}
+	}
+	return nil
+}
+
+// cross moves on to the beginning of the epochs that were begun here. One that
+// is not what was sealed is a break wherever it says that it began.
+func (c *Chain) cross() *LogBreak {
+	for crossed := false; len(c.Epochs) > 0; crossed = true {
+		e := c.Epochs[0]
+		if crossed && e.Before.Position != c.At.Position {
+			return nil // it is not the turn of this one
+		}
+		if e.Number != c.epoch+2 || e.Begin.Position < e.Before.Position+EpochLift || e.Begin.Digest != e.seal() {
+			return &LogBreak{Position: e.Begin.Position, Flaw: Changed, Epoch: e.Number}
+		}
+		if e.Before.Position != c.At.Position {
+			return nil
+		}
+		if e.Before != c.At {
+			return &LogBreak{Position: c.At.Position, Flaw: Changed}
+		}
+		c.At, c.Epochs = e.Begin, c.Epochs[1:]
+		c.epoch++
+	}
+	return nil
+}
+
+// follows reports whether r is what was sealed next after where c is.
+func (c *Chain) follows(r Revocation) bool {
+	return r.Position == c.At.Position+1 &&
+		r.Key == revset.KeyOf(c.Secret, r.Issuer, r.Claim, r.Value) &&
+		r.Digest == c.At.Digest.Next(r.Record(), r.evidence())
+}
+
+// walker follows the chain of the log in a store.
+type walker struct {
+	Chain
+	store Store
+	log   Log
+}
+
+// walk moves along the chain until its end or its first break.
+func (w *walker) walk(ctx context.Context) (broken *LogBreak, err error) {
+	err = w.each(ctx, func(r Revocation) bool {
+		broken = w.Next(r)
+		return broken == nil
 	})
 	switch {
 	case err != nil:
 		return nil, err
-	case broken != nil:
-		return c.diagnose(ctx, *broken, *at)
-	case at.Position < c.end.Position:
-		return &LogBreak{Position: at.Position + 1, Flaw: Missing}, nil
-	case *at != c.end:
-		return &LogBreak{Position: at.Position, Flaw: Changed}, nil
+	case broken == nil:
+		return w.End(w.log), nil
+	case broken.Epoch == 0:
+		return broken, w.diagnose(ctx, broken)
 	}
-	return nil, nil
+	return broken, nil
 }
 
 // each calls yield with the records up to the end, in order, until it returns
 // false.
-func (c chain) each(ctx context.Context, yield func(Revocation) bool) error {
-	for after := uint64(0); after < c.end.Position; {
+func (w *walker) each(ctx context.Context, yield func(Revocation) bool) error {
+	for after := uint64(0); after < w.log.Head.Position; {
 		var page []Revocation
-		err := c.store.View(ctx, func(r Reader) (err error) {
+		err := w.store.View(ctx, func(r Reader) (err error) {
 			page, err = r.History(after, historyPage)
 			return err
 		})
@@ -114,7 +190,7 @@ func (c chain) each(ctx context.Context, yield func(Revocation) bool) error {
 			return err
 		}
 		for _, r := range page {
-			if r.Position > c.end.Position || !yield(r) {
+			if r.Position > w.log.Head.Position || !yield(r) {
 				return nil
 			}
 		}
@@ -123,23 +199,12 @@ func (c chain) each(ctx context.Context, yield func(Revocation) bool) error {
 	return nil
 }
 
-// follows reports whether r is what was sealed next after at.
-func (c chain) follows(r Revocation, at feed.Mark) bool {
-	return r.Position == at.Position+1 &&
-		r.Key == revset.KeyOf(c.secret, r.Issuer, r.Claim, r.Value) &&
-		r.Digest == at.Digest.Next(r.Record(), r.evidence())
-}
-
-// diagnose says what is wrong after at, where r stands and does not follow.
-func (c chain) diagnose(ctx context.Context, r Revocation, at feed.Mark) (*LogBreak, error) {
-	b := LogBreak{Position: at.Position + 1, Flaw: Changed}
-	if r.Position != b.Position {
-		b.Flaw = Missing
-	}
-	err := c.each(ctx, func(o Revocation) bool {
+// diagnose looks for the record that belongs where b is.
+func (w *walker) diagnose(ctx context.Context, b *LogBreak) error {
+	return w.each(ctx, func(o Revocation) bool {
 		found := o.Position
 		o.Position = b.Position
-		if !c.follows(o, at) {
+		if !w.follows(o) {
 			return true
 		}
 		if b.Flaw, b.Found = Reordered, found; found == b.Position {
@@ -147,5 +212,4 @@ func (c chain) diagnose(ctx context.Context, r Revocation, at feed.Mark) (*LogBr
 		}
 		return false
 	})
-	return &b, err
 }

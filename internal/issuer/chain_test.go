@@ -122,3 +122,72 @@ func TestVerifyLogFindsTheFirstBreak(t *testing.T) {
 		})
 	}
 }
+
+// P11: the beginning of an epoch is a part of the chain.
+func TestVerifyLogFindsAWrongEpoch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "quash.db")
+	s := openChain(t, path)
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	var epochs []issuer.Epoch
+	var head uint64
+	for range 3 {
+		c, err := s.Update(t.Context(), func(tx issuer.Tx) error {
+			for range 2 {
+				if err := tx.AppendRevocation(issuer.Revocation{Issuer: "https://issuer.example", Claim: "sub", Value: "u", Time: at}); err != nil {
+					return err
+				}
+			}
+			e, err := tx.BeginEpoch("another log", "a fail-over")
+			epochs = append(epochs, e)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		head = c.Head.Position
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := epochs[1]
+	changed := &issuer.LogBreak{Position: second.Begin.Position, Flaw: issuer.Changed, Epoch: 3}
+	for name, c := range map[string]struct {
+		sql     string
+		want    *issuer.LogBreak
+		checked uint64
+	}{
+		"nothing":         {`SELECT 1`, nil, 6},
+		"reason":          {`UPDATE epoch SET reason = 'none' WHERE number = 3`, changed, 4},
+		"time":            {`UPDATE epoch SET time = time + 1 WHERE number = 3`, changed, 4},
+		"log":             {`UPDATE epoch SET log_id = 'other' WHERE number = 3`, changed, 4},
+		"digest before":   {`UPDATE epoch SET before_digest = zeroblob(32) WHERE number = 3`, changed, 4},
+		"digest":          {`UPDATE epoch SET begin_digest = zeroblob(32) WHERE number = 3`, changed, 4},
+		"taken out":       {`DELETE FROM epoch WHERE number = 2`, changed, 2},
+		"last taken out":  {`DELETE FROM epoch WHERE number = 4`, &issuer.LogBreak{Position: epochs[2].Before.Position + 1, Flaw: issuer.Missing}, 6},
+		"first record":    {`UPDATE revocation SET actor = 'x' WHERE position = 1`, &issuer.LogBreak{Position: 1, Flaw: issuer.Changed}, 0},
+		"record between":  {fmt.Sprintf(`UPDATE revocation SET actor = 'x' WHERE position = %d`, second.Before.Position), &issuer.LogBreak{Position: second.Before.Position, Flaw: issuer.Changed}, 3},
+		"record missing":  {fmt.Sprintf(`DELETE FROM revocation WHERE position = %d`, second.Before.Position), &issuer.LogBreak{Position: second.Before.Position, Flaw: issuer.Missing}, 3},
+		"log of the meta": {`UPDATE meta SET epoch = 7`, &issuer.LogBreak{Position: head, Flaw: issuer.Changed, Epoch: 7}, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "quash.db")
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tamper(t, path, c.sql)
+			s := openChain(t, path)
+			defer s.Close()
+			report, err := issuer.VerifyLog(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(c.want, report.Break); d != "" || report.Checked != c.checked {
+				t.Errorf("%d records checked, want %d; break (-want +got):\n%s", report.Checked, c.checked, d)
+			}
+		})
+	}
+}

@@ -228,8 +228,18 @@ const maxValue = 512
 // both, like a jti, are revoked for ever. A claim that no token carries is
 // CodeUnknownClaim.
 func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect, error) {
+	out, err := i.update(ctx, r.DryRun, func(tx Tx, out *Effect) error { return i.revoke(tx, by, r, out) })
+	return out, explain("signing key", err)
+}
+
+// revoke is the transaction of a revocation by claim. A refusal, or
+// ErrNotFound of a signing key, comes before anything is written.
+func (i *Issuer) revoke(tx Tx, by Actor, r RevokeRequest, out *Effect) error {
 	if r.Value == "" || len(r.Value) > maxValue || !utf8.ValidString(r.Value) {
-		return Effect{}, refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8; to end every token, revoke the aud that all of them have", maxValue)
+		return refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8; to end every token, revoke the aud that all of them have", maxValue)
+	}
+	if err := checkReason(r.Reason); err != nil {
+		return err
 	}
 	t := Target{Claim: r.Claim, Value: r.Value, End: r.End, Reason: r.Reason, DryRun: r.DryRun}
 	switch r.Claim {
@@ -238,15 +248,12 @@ func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect,
 	case "sub":
 		t.Subject = r.Value
 	case "kid":
-		return i.withdraw(ctx, by, t)
+		return i.withdraw(tx, by, t, out)
 	}
-	out, err := i.update(ctx, r.DryRun, func(tx Tx, out *Effect) error {
-		if err := knownClaim(tx, r.Claim); err != nil {
-			return err
-		}
-		return i.apply(tx, ClaimRevoked, by, t, out)
-	})
-	return out, explain("session", err)
+	if err := knownClaim(tx, r.Claim); err != nil {
+		return err
+	}
+	return i.apply(tx, ClaimRevoked, by, t, out)
 }
 
 // maxClaimNames bounds the claims that the log names, all of which verifiers

@@ -73,6 +73,8 @@ func explainAfter(standing, what string, err error) error {
 		return &Error{Code: CodeConflict, Detail: "another " + what + " has that name; choose a different one", cause: err}
 	case errors.Is(err, ErrUnknown):
 		return &Error{Code: CodeOutcomeUnknown, Detail: "the change may or may not have been made; look before making it again", cause: err}
+	case errors.Is(err, ErrForked):
+		return &Error{Code: CodeUnavailable, Detail: "the database has lost its latest changes, and a new epoch is about to begin; " + standing + ", try again", RetryAfter: time.Second, cause: err}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return &Error{Code: CodeUnavailable, Detail: "the caller left before it was done; " + standing, cause: err}
 	}

@@ -2,6 +2,8 @@ package issuer
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/quashdev/quash/internal/jws"
@@ -115,16 +117,37 @@ func (i *Issuer) withdrawal(ctx context.Context, kid string) (found []Revocation
 			return err
 		}
 		for _, e := range entries {
-			r, err := rd.History(e.Position-1, 1)
-			if err != nil {
+			r, err := revocationAt(rd, e.Position)
+			if err != nil && !errors.Is(err, ErrNotFound) {
 				return err
 			}
-			if len(r) == 1 && r[0].Claim == "kid" && r[0].Value == kid {
-				found = r
+			if err == nil && r.Claim == "kid" && r.Value == kid {
+				found = []Revocation{r}
 				return nil
 			}
 		}
-		return refuse(CodeToken, "the token names no key that this server signs with, or did within the lifetime of a token")
+		found, err = withdrawnWithAll(rd, kid)
+		return err
 	})
 	return found, explain("revocation", err)
+}
+
+// withdrawnWithAll returns the first record of the epoch that a signing key was
+// withdrawn by, with all others.
+func withdrawnWithAll(rd Reader, kid string) ([]Revocation, error) {
+	keys, err := rd.SigningKeys()
+	if err != nil {
+		return nil, err
+	}
+	epochs, err := rd.Epochs()
+	if err != nil {
+		return nil, err
+	}
+	at := slices.IndexFunc(keys, func(k SigningKey) bool { return k.ID == kid && k.Withdrawn })
+	for _, e := range epochs {
+		if at >= 0 && !e.Time.Before(keys[at].Retired.Truncate(time.Millisecond)) {
+			return rd.History(e.Begin.Position, 1)
+		}
+	}
+	return nil, refuse(CodeToken, "the token names no key that this server signs with, or did within the lifetime of a token")
 }

@@ -132,7 +132,7 @@ func compact(value any) ([]byte, error) {
 // issue runs fn in an issuing transaction and signs what it drafted.
 func (i *Issuer) issue(ctx context.Context, fn func(Tx) (draft, error)) (Grant, error) {
 	var d draft
-	err := i.store.Issue(ctx, func(tx Tx) (err error) {
+	err := i.issuing(ctx, func(tx Tx) (err error) {
 		d, err = fn(tx)
 		return err
 	})
@@ -340,7 +340,7 @@ func (i *Issuer) admit(rd Reader, p presented) (Session, verdict, error) {
 	case reuse:
 		return s, v, errReuse
 	case ahead:
-		i.cfg.Logger.Error("a refresh token is ahead of its session: the database has lost its latest changes", "session", s.ID, "presented", p.counter, "stored", s.Counter)
+		i.cfg.Logger.Error("alarm: a refresh token is ahead of its session, so the database has lost its latest changes: it was restored, or failed over to a copy that lagged; sessions and revocations of that time are lost too: run quash restore of a good backup, or have everybody log in again", "session", s.ID, "presented", p.counter, "stored", s.Counter)
 	}
 	return s, v, errGrant
 }

@@ -45,6 +45,9 @@ type Config struct {
 	// Default: no report; 10 million.
 	Live    func() int
 	MaxLive int
+	// KeepSessions has sessions outlive a new epoch. One that ended in the part
+	// of the log that was lost then lives again.
+	KeepSessions bool
 	// Logger receives what an operator must see. Default: discarded.
 	Logger *slog.Logger
 }
@@ -113,6 +116,7 @@ type Issuer struct {
 	limits     *limits
 
 	current atomic.Pointer[jws.PrivateKey] // that signed last, opened
+	epochs  atomic.Uint64                  // begun by this process
 }
 
 // New returns an Issuer over a store. [Issuer.Prepare] must come before its
@@ -138,9 +142,16 @@ func New(cfg Config, store Store) (*Issuer, error) {
 
 // Prepare notes the lifetime of tokens in the store, retires signing keys of
 // another algorithm than the configured one, and makes those that are missing.
-// It fails where the sealed keys were made with another secret.
+// After a restore it revokes everything issued before. It fails where the sealed
+// keys were made with another secret, and where a restore broke off.
 func (i *Issuer) Prepare(ctx context.Context) error {
 	_, err := i.store.Update(ctx, func(tx Tx) error {
+		if err := checkWhole(tx); err != nil {
+			return err
+		}
+		if err := i.finishEpoch(tx); err != nil {
+			return err
+		}
 		if err := tx.SetMaxLifetime(i.cfg.TokenLifetime); err != nil {
 			return err
 		}

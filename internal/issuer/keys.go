@@ -147,37 +147,33 @@ func (i *Issuer) open(k SigningKey) (*jws.PrivateKey, error) {
 
 // withdraw carries out KeyCompromised: the key signs no more, is published no
 // more, and the next takes its place, in one transaction with the revocation.
-func (i *Issuer) withdraw(ctx context.Context, by Actor, t Target) (Effect, error) {
-	out, err := i.update(ctx, t.DryRun, func(tx Tx, out *Effect) error {
-		keys, err := tx.SigningKeys()
-		if err != nil {
-			return err
-		}
-		at := slices.IndexFunc(keys, func(k SigningKey) bool { return k.ID == t.Value })
-		if at < 0 {
-			return ErrNotFound
-		}
-		key := keys[at]
-		if out.Event = KeyCompromised.Name; key.Withdrawn {
-			return nil // its tokens are dead already
-		}
-		current, err := currentKey(tx)
-		if err != nil {
-			return err
-		}
-		target := t // fn may run again
-		target.unused = key.Retired.IsZero() && key.ID != current.ID
-		key.Withdrawn, key.Sealed = true, nil
-		setDefault(&key.Retired, key.Retired.IsZero(), tx.Now())
-		if err := tx.PutSigningKey(key); err != nil {
-			return err
-		}
-		if err := i.replenish(tx); err != nil {
-			return err
-		}
-		return i.apply(tx, KeyCompromised, by, target, out)
-	})
-	return out, explain("signing key", err)
+func (i *Issuer) withdraw(tx Tx, by Actor, t Target, out *Effect) error {
+	keys, err := tx.SigningKeys()
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(keys, func(k SigningKey) bool { return k.ID == t.Value })
+	if at < 0 {
+		return ErrNotFound
+	}
+	key := keys[at]
+	if out.Event = KeyCompromised.Name; key.Withdrawn {
+		return nil // its tokens are dead already
+	}
+	current, err := currentKey(tx)
+	if err != nil {
+		return err
+	}
+	t.unused = key.Retired.IsZero() && key.ID != current.ID
+	key.Withdrawn, key.Sealed = true, nil
+	setDefault(&key.Retired, key.Retired.IsZero(), tx.Now())
+	if err := tx.PutSigningKey(key); err != nil {
+		return err
+	}
+	if err := i.replenish(tx); err != nil {
+		return err
+	}
+	return i.apply(tx, KeyCompromised, by, t, out)
 }
 
 // SigningKeys lists the keys, the withdrawn ones too, oldest first.
@@ -286,7 +282,7 @@ func (i *Issuer) CreateAPIKey(ctx context.Context, by Actor, name string, scopes
 }
 
 func checkScopes(scopes []Scope) error {
-	known := []Scope{ScopeFeed, ScopeRevoke, ScopeSessions, ScopeAccounts, ScopeAudit, ScopeKeys}
+	known := []Scope{ScopeFeed, ScopeRevoke, ScopeSessions, ScopeAccounts, ScopeAudit, ScopeKeys, ScopeBackup}
 	for n, s := range scopes {
 		if !slices.Contains(known, s) || slices.Contains(scopes[:n], s) {
 			return refuse(CodeInvalid, "scopes: %q is unknown or there twice; the scopes are %q", s, known)

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"iter"
 	"math"
 	"strconv"
 	"time"
@@ -24,6 +26,10 @@ var (
 	// be asked what became of it. The change may stand or not; it must not be
 	// made again without looking.
 	ErrUnknown = errors.New("outcome of the commit unknown")
+	// ErrForked says that the database lost what this process had read from
+	// it: it was restored, or failed over to a copy that lagged. It stands
+	// until a new epoch has begun.
+	ErrForked = errors.New("the database's log is not the continuation of the one read before")
 )
 
 // Store keeps accounts, sessions, keys, the log and the audit in one
@@ -38,6 +44,12 @@ var (
 // An Issue or Update that returns nil is durable. One that returns another
 // error than ErrUnknown has changed nothing. When ctx ends before the
 // transaction has begun, it does not begin; once begun it runs to its end.
+//
+// A store that other processes write to, too, remembers the latest mark that
+// it has seen. Before Issue, Update and Tail answer they compare it with what
+// the database has there, in the same transaction, and return ErrForked where
+// the two differ; an Update that calls BeginEpoch may. Where the database has
+// begun an epoch since, there is nothing to compare.
 type Store interface {
 	// View runs fn on one consistent snapshot.
 	View(ctx context.Context, fn func(Reader) error) error
@@ -62,7 +74,8 @@ type Store interface {
 	Tail(ctx context.Context, after feed.Mark, limit int) (Tail, error)
 
 	// Changed receives after commits that changed the log, the claim names or
-	// the signing keys. It is a hint for one reader: several commits may make
+	// the signing keys, and after those of other processes that changed nodes'
+	// rows or the outbox. It is a hint for one reader: several commits may make
 	// one value, and a value may come for none.
 	Changed() <-chan struct{}
 
@@ -120,6 +133,14 @@ type Reader interface {
 	APIKeys() ([]APIKey, error)               // in the order of Created
 	Audit(q AuditQuery) ([]AuditEntry, error) // newest first
 
+	// Requested says whether the outbox holds requests.
+	Requested() (bool, error)
+	// Answered returns the position of the last revocation that was made for
+	// a request: 0 while it waits, or where none was needed; ErrNotFound.
+	Answered(request uint64) (uint64, error)
+	// Epochs returns how each epoch began but for the first, in order.
+	Epochs() ([]Epoch, error)
+
 	Nodes() ([]Node, error) // in the order of their ids
 	// Confirmations returns the evidence that covers a position, at most one
 	// of each node, in the order of their ids.
@@ -152,17 +173,40 @@ type Tx interface {
 	// force, under the same lock as the head. It never shortens it.
 	SetMaxLifetime(time.Duration) error
 
+	// TakeRequests takes at most limit requests out of the outbox, in the
+	// order of their ids. It waits for transactions that take the same ones.
+	TakeRequests(limit int) ([]Request, error)
+	// AnswerRequest notes of a request that was taken the position of the last
+	// revocation that the transaction appended since it took requests or
+	// answered another, 0 where there was none.
+	AnswerRequest(request uint64) error
+
+	// BeginEpoch gives the log another id and lifts its head, as [Log.Lift]
+	// has it, and Log.Pruned to the same mark: no reading begins in
+	// the gap or below it. What is live stays so. It is an error where no
+	// position would be left.
+	BeginEpoch(id string, reason string) (Epoch, error)
+	// Restore makes the log what another was: l itself, its epochs, and its
+	// records as they were sealed, all of them and in order. Those that are to
+	// be forgotten before Now go to the archive, and Log.Pruned is at or above
+	// the last of them and l.Pruned. It checks no seal. It is an error where
+	// the log has records or epochs already.
+	Restore(l Log, epochs []Epoch, records iter.Seq2[Revocation, error]) error
+
 	PutSigningKey(SigningKey) error // inserts or replaces by ID
 	PutAPIKey(APIKey) error         // inserts or replaces by ID; ErrExists where another has the Name
 	DeleteAPIKey(id string) error   // ErrNotFound
-	// AppendAudit appends to the audit. The store sets the entry's ID, and its
-	// Position to that of the last revocation that the transaction appended
-	// before it, 0 where there was none.
+	// AppendAudit appends to the audit. The store sets the entry's ID, and,
+	// where it has none as one that is restored does, its Position to that of
+	// the last revocation that the transaction appended before it, 0 where
+	// there was none.
 	AppendAudit(AuditEntry) error
 
 	// PutNode inserts or replaces by ID. A transaction that calls it and Log
 	// MUST be ordered with those that append: the head that it reads is the
-	// head until it has ended. Leases rest on that.
+	// head until it has ended. Leases rest on that. Of two transactions that
+	// write or delete the same node's row one comes wholly after the other,
+	// its reads included.
 	PutNode(Node) error
 	DeleteNode(id string) error // ErrNotFound
 	// PutVerifier and PutConfirmation insert evidence. Of a node's, no two
@@ -178,6 +222,7 @@ type Tail struct {
 	Log         Log
 	SigningKeys []SigningKey // all, in the order of Reader.SigningKeys
 	Nodes       []Node       // all, in the order of Reader.Nodes
+	Requested   bool         // whether the outbox holds requests
 	// At is what the log has at the position of the mark asked for: the same
 	// mark, where the log is its continuation. Where the position is below
 	// Log.Pruned or above Log.Head, At is zero and there are no records.
@@ -292,6 +337,35 @@ type Log struct {
 	Claims      []string      // names that any record names, in order
 }
 
+// Request asks for a revocation. An application that shares the database made
+// it, in its own transaction.
+type Request struct {
+	ID     uint64 // given by the store, never twice
+	Claim  string
+	Value  string
+	Reason string
+	Actor  string // the database role that made it
+	Time   time.Time
+}
+
+// Epoch says how the log went on where it could not simply be continued: after
+// a fail-over that lost its end, and after a restore.
+type Epoch struct {
+	Number uint64 // the first epoch is 1, and has no entry
+	Log    string // the log's id from here on
+	Time   time.Time
+	Reason string
+	Before feed.Mark // the head that was found
+	Begin  feed.Mark // the head that it was lifted to
+}
+
+// EpochLift is how far the head is lifted at least: by far more records than a
+// fail-over can lose.
+const EpochLift = 1 << 28
+
+// epochRate is far more records a second than a log can be given.
+const epochRate = 1 << 20
+
 // Revocation is one record of the log with its evidence.
 type Revocation struct {
 	Issuer    string
@@ -311,6 +385,27 @@ type Revocation struct {
 	Key      revset.Key
 	Forget   uint32
 	Digest   feed.Digest
+}
+
+// Lift returns the epoch that begins where l ends. Stores call it while they
+// hold the lock of the head, and begin none at or above revset.MaxPosition.
+//
+// The head is lifted above every position that was handed out before, of which
+// l need not know all. It may lack its end, hence EpochLift. And it may be an
+// old copy, of which other epochs have begun since: hence the clock, by
+// which no log gets ahead but where epochs follow each other within minutes.
+// Until the year 2242 that leaves room for millions of them.
+func (l Log) Lift(id, reason string, now time.Time) Epoch {
+	e := Epoch{Number: l.Epoch + 1, Log: id, Time: now.Truncate(time.Millisecond), Reason: reason, Before: l.Head}
+	e.Begin.Position = max(l.Head.Position+EpochLift, uint64(now.Unix())*epochRate)
+	e.Begin.Digest = e.seal()
+	return e
+}
+
+// seal chains the epoch to the log before it.
+func (e *Epoch) seal() feed.Digest {
+	return sha256.Sum256(fmt.Appendf(nil, "%d %s epoch %d %d %d:%s%d:%s%d", e.Before.Position, e.Before.Digest,
+		e.Number, e.Begin.Position, len(e.Log), e.Log, len(e.Reason), e.Reason, e.Time.UnixMilli()))
 }
 
 // forgetMargin covers the leeway of verifiers and the skew of both clocks.
@@ -382,6 +477,7 @@ const (
 	ScopeAccounts Scope = "accounts"
 	ScopeAudit    Scope = "audit"
 	ScopeKeys     Scope = "keys"
+	ScopeBackup   Scope = "backup" // to read all that there is
 )
 
 // AuditEntry says what happened, once.

@@ -101,7 +101,7 @@ func TestP4AnotherLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer other.Close()
-		b := revlog.FromStore(other)
+		b := revlog.FromStore(other, nil)
 		s.p.Store(&b)
 		vs[0].done.Wait()
 		time.Sleep(2 * time.Second)

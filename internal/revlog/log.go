@@ -39,7 +39,10 @@ type Config struct {
 	Clock  lease.Clock  // default: the machine's
 	// Confirmed, if set, is told how long it took until this node's verifiers
 	// had confirmed what was sent together. It must not block.
-	Confirmed         func(took time.Duration)
+	Confirmed func(took time.Duration)
+	// Heal is called when the source returns [issuer.ErrForked], until it
+	// returns nil; see [issuer.Issuer.Heal]. Nil: somebody else has to.
+	Heal              func(context.Context) error
 	BufferBytes       int           // how far back the ring reaches before the store is asked; default 4 MiB
 	ConnectionsPerKey int           // open connections of one verifier key; default 1000
 	WriteTimeout      time.Duration // how long one write to a verifier may take; default 10 s
@@ -86,6 +89,7 @@ type Log struct {
 	begin     chan failure  // to start over as another node
 	risen     chan struct{} // to tell other nodes of the floor
 	impatient chan struct{} // to look at other nodes' rows soon
+	requested chan struct{} // to drain the outbox
 
 	encoding sync.Mutex // held by who encodes a snapshot, taken before mu
 	snapshot atomic.Pointer[snapshot]
@@ -140,7 +144,7 @@ func New(cfg Config, source Source) *Log {
 		cfg: cfg, source: source,
 		life: life, cancel: cancel,
 		ready: make(chan struct{}),
-		begin: make(chan failure, 1), risen: make(chan struct{}, 1), impatient: make(chan struct{}, 1),
+		begin: make(chan failure, 1), risen: make(chan struct{}, 1), impatient: make(chan struct{}, 1), requested: make(chan struct{}, 1),
 		set:       newSet(),
 		ring:      newRing(cfg.BufferBytes, feed.Mark{}, 0),
 		processes: map[identity]*process{},
@@ -176,6 +180,9 @@ func (l *Log) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		err := l.advance(ctx)
+		if errors.Is(err, issuer.ErrForked) {
+			err = l.heal(ctx, err)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -184,11 +191,28 @@ func (l *Log) Run(ctx context.Context) error {
 			joined = true
 			others.Go(func() { l.beat(beside) })
 			others.Go(func() { l.record(beside) })
+			others.Go(func() { l.drain(beside) })
 		}
 		if !l.rest(ctx, tick.C, err != nil) {
 			return nil
 		}
 	}
+}
+
+// heal has a new epoch begin, and reads it.
+func (l *Log) heal(ctx context.Context, forked error) error {
+	if l.following {
+		l.anew(forked.Error())
+	}
+	if l.cfg.Heal == nil {
+		return forked
+	}
+	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := l.cfg.Heal(bounded); err != nil {
+		return fmt.Errorf("begin a new epoch: %w", err)
+	}
+	return l.advance(ctx)
 }
 
 // rest waits until there is a reason to look at the source again, and reports
@@ -332,6 +356,9 @@ func (l *Log) follow(ctx context.Context) (more bool, err error) {
 	keys, err := l.published(t.SigningKeys, t.Log.MaxLifetime)
 	if err != nil {
 		return false, err
+	}
+	if t.Requested {
+		wake(l.requested)
 	}
 	l.publish(settings{log: t.Log, keys: keys}, t)
 	return t.Mark.Position < t.Log.Head.Position, nil

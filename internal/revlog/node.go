@@ -17,6 +17,9 @@ import (
 // errGone says that somebody took this node's row out, holding it for dead.
 var errGone = errors.New("another node took this one for dead")
 
+// The rules bound leases as this package does: no array has a negative length.
+var _ = [issuer.LongestLease - time.Duration(lease.Max)]struct{}{} == [time.Duration(lease.Max) - issuer.LongestLease]struct{}{}
+
 // membership is what a node knows of itself and of the others, through the rows
 // that all of them keep in the store.
 type membership struct {
@@ -200,9 +203,24 @@ func (l *Log) depart(reason string) {
 	l.dismissAll(feed.Bye{Code: feed.ByeChanged, Detail: reason})
 }
 
-// renew renews the node's row and reads the log's head with it: from the moment
-// before, a lease is granted to whoever has applied the log up to there.
+// renew renews the node's row until the outbox was empty with it.
 func (l *Log) renew(ctx context.Context) error {
+	for {
+		left, err := l.renewOnce(ctx)
+		if err == nil && left {
+			err = ctx.Err()
+		}
+		if err != nil || !left {
+			return err
+		}
+	}
+}
+
+// renewOnce renews the node's row, drains the outbox and reads the log's head:
+// from the moment before, a lease is granted to whoever has applied the log up to
+// there. As long as requests are left there are revocations that the log does not
+// have, and it counts for nothing.
+func (l *Log) renewOnce(ctx context.Context) (left bool, err error) {
 	l.mu.Lock()
 	// One of unknown outcome may stand, and what is written next must differ
 	// from it: a row that others see unchanged is that of a dead node.
@@ -211,11 +229,14 @@ func (l *Log) renew(ctx context.Context) error {
 	row, known, at, loaded := l.row, l.settings.log, l.ring.head, l.loaded != nil
 	l.mu.Unlock()
 	if row.ID == "" {
-		return nil // it is about to join
+		return false, nil // it is about to join
 	}
 	began := l.cfg.Clock()
 	var found issuer.Log
-	err := l.update(ctx, func(w Writer) (err error) {
+	err = l.update(ctx, func(w Writer) (err error) {
+		if left, err = w.Drain(); err != nil {
+			return err
+		}
 		if found, err = w.Log(); err != nil {
 			return err
 		}
@@ -228,14 +249,14 @@ func (l *Log) renew(ctx context.Context) error {
 		return w.PutNode(row)
 	})
 	if err != nil {
-		return fmt.Errorf("renew this node's row: %w", err)
+		return false, fmt.Errorf("renew this node's row: %w", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.row.ID == row.ID {
+	if l.row.ID == row.ID && !left {
 		l.book.Renewed(began, found.Head.Position)
 	}
-	return nil
+	return left, nil
 }
 
 // next returns the counter with which the node's row is written next: above the
@@ -272,7 +293,7 @@ func (l *Log) beat(ctx context.Context) {
 		id := l.row.ID
 		l.mu.Unlock()
 		err := l.renew(ctx)
-		if errors.Is(err, errGone) || errors.Is(err, errContradicted) {
+		if errors.Is(err, errGone) || errors.Is(err, errContradicted) || errors.Is(err, issuer.ErrForked) {
 			select {
 			case l.begin <- failure{id, err.Error()}:
 			default: // it has been told
@@ -281,6 +302,29 @@ func (l *Log) beat(ctx context.Context) {
 		}
 		if err != nil && !failing && ctx.Err() == nil {
 			l.cfg.Logger.Error("this node's row cannot be renewed; verifiers refuse when their leases end, unless it succeeds before", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+// drain empties the outbox whenever it is seen to hold requests, until ctx ends.
+func (l *Log) drain(ctx context.Context) {
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.requested:
+		}
+		var err error
+		for left := true; left && err == nil; {
+			err = l.update(ctx, func(w Writer) (err error) {
+				left, err = w.Drain()
+				return err
+			})
+		}
+		if err != nil && !failing && ctx.Err() == nil {
+			l.cfg.Logger.Error("requests wait in the outbox and cannot be carried out; it is tried again every second, and verifiers refuse when their leases end, unless it succeeds before", "error", err)
 		}
 		failing = err != nil
 	}

@@ -46,18 +46,37 @@ type Writer interface {
 	DeleteNode(id string) error
 	PutVerifier(issuer.Verifier) error
 	PutConfirmation(issuer.Confirmation) error
+	// Drain makes revocations of what the store's outbox asks for, perhaps not
+	// of all of it at once, and reports whether some is left.
+	Drain() (left bool, err error)
 }
 
-// FromStore returns s as a Source.
-func FromStore(s issuer.Store) Source { return storeSource{s} }
+// FromStore returns s as a Source. Drain is [issuer.Issuer.Drain]. Nil: nothing
+// is drained, and as long as requests wait, leases end.
+func FromStore(s issuer.Store, drain func(issuer.Tx) (left bool, err error)) Source {
+	if drain == nil {
+		drain = issuer.Tx.Requested
+	}
+	return storeSource{s, drain}
+}
 
-type storeSource struct{ issuer.Store }
+type storeSource struct {
+	issuer.Store
+	drain func(issuer.Tx) (left bool, err error)
+}
+
+type storeWriter struct {
+	issuer.Tx
+	drain func(issuer.Tx) (left bool, err error)
+}
+
+func (w storeWriter) Drain() (left bool, err error) { return w.drain(w.Tx) }
 
 func (s storeSource) View(ctx context.Context, fn func(Reader) error) error {
 	return s.Store.View(ctx, func(r issuer.Reader) error { return fn(r) })
 }
 
 func (s storeSource) Update(ctx context.Context, fn func(Writer) error) error {
-	_, err := s.Store.Update(ctx, func(tx issuer.Tx) error { return fn(tx) })
+	_, err := s.Store.Update(ctx, func(tx issuer.Tx) error { return fn(storeWriter{tx, s.drain}) })
 	return err
 }

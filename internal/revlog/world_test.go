@@ -54,7 +54,7 @@ func newWorld(t testing.TB, config revlog.Config) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, config: config, store: store, source: revlog.FromStore(store)}
+	w := &world{t: t, config: config, store: store, source: revlog.FromStore(store, nil)}
 	w.update(func(tx issuer.Tx) error { return tx.SetMaxLifetime(5 * time.Minute) })
 	w.start(newMemoryListener())
 	return w

@@ -41,10 +41,13 @@ func scanAuditEntry(row scanner) (e issuer.AuditEntry, err error) {
 
 // AppendAudit implements [issuer.Tx].
 func (t *tx) AppendAudit(e issuer.AuditEntry) error {
+	if e.Position == 0 {
+		e.Position = t.last
+	}
 	_, err := t.c.exec(`
 		INSERT INTO audit (time, event, actor, address, subject, session, position, reason, detail)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		stamp(e.Time), e.Event, e.Actor, e.Address, e.Subject, e.Session, int64(t.last), e.Reason, blob(e.Detail))
+		stamp(e.Time), e.Event, e.Actor, e.Address, e.Subject, e.Session, int64(e.Position), e.Reason, blob(e.Detail))
 	if err != nil {
 		return fmt.Errorf("append audit: %w", err)
 	}

@@ -1,7 +1,13 @@
 package sqlite
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrHeld says that another process has the file open.
+var ErrHeld = errors.New("SQLite serves one node")
 
 func errHeld(path string) error {
-	return fmt.Errorf("another process holds %s: stop it first, or use another data directory; SQLite serves one node", path)
+	return fmt.Errorf("another process holds %s: stop it first, or use another data directory; %w", path, ErrHeld)
 }

@@ -165,13 +165,10 @@ func (t *tx) AppendRevocation(r issuer.Revocation) error {
 	}
 	l := &t.ledger.log
 	if l.Head.Position+1 >= revset.MaxPosition {
-		return errors.New("append revocation: the log is full: no position is left in this epoch")
+		return errors.New("append revocation: the log is full: no position is left")
 	}
 	mark := r.Seal(*l)
-	_, err := t.c.exec(`INSERT INTO revocation (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		int64(r.Position), r.Issuer, r.Claim, r.Value, int64(r.Before), r.NotBefore, r.Keep, stamp(r.Time),
-		r.Event, r.Actor, r.Reason, r.Key[:], r.Forget, r.Digest[:])
-	if err != nil {
+	if err := t.insert("revocation", r); err != nil {
 		return fmt.Errorf("append revocation: %w", err)
 	}
 	if i, used := slices.BinarySearch(l.Claims, r.Claim); !used {
@@ -186,6 +183,14 @@ func (t *tx) AppendRevocation(r issuer.Revocation) error {
 		t.first = r.Position
 	}
 	return nil
+}
+
+// insert writes a sealed record into the live log or the archive.
+func (t *tx) insert(table string, r issuer.Revocation) error {
+	_, err := t.c.exec(`INSERT INTO `+table+` (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		int64(r.Position), r.Issuer, r.Claim, r.Value, int64(r.Before), r.NotBefore, r.Keep, stamp(r.Time),
+		r.Event, r.Actor, r.Reason, r.Key[:], r.Forget, r.Digest[:])
+	return err
 }
 
 // SetMaxLifetime implements [issuer.Tx].

@@ -352,3 +352,32 @@ func TestEarlierVersionsAreBroughtUpToDate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A store in front of this one has an outbox; what the suite says of outboxes
+// holds for it, so tests of what rests on them may use it.
+func TestSharedStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		path := filepath.Join(t.TempDir(), "quash.db")
+		s := open(t, path)
+		fail := sqlite.Faulty(s)
+		shared := storetest.Share(s)
+		return storetest.Harness{
+			Store: shared,
+			Reopen: func(t *testing.T) issuer.Store {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				s = open(t, path)
+				fail = sqlite.Faulty(s)
+				shared.Store = s
+				return shared
+			},
+			Fail:    func(faults ...storetest.Fault) { fail(faults...) },
+			Request: func(_ *testing.T, claim, value, reason string) uint64 { return shared.Request(claim, value, reason) },
+			Lose: func(_ *testing.T, fn func()) {
+				fn()
+				shared.Fork()
+			},
+		}
+	})
+}

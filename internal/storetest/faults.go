@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -29,6 +30,12 @@ var writes = map[string]func(issuer.Tx) error{
 	"17 PutVerifier":        atHead(func(tx issuer.Tx, head uint64) error { return tx.PutVerifier(verifier("n1", uint32(head))) }),
 	"18 PutConfirmation":    atHead(func(tx issuer.Tx, head uint64) error { return tx.PutConfirmation(confirmation("n1", head, head+3, 2)) }),
 	"19 DeleteNode":         func(tx issuer.Tx) error { return tx.DeleteNode("n1") },
+	"20 BeginEpoch":         beginEpoch("a fail-over"),
+	"21 AppendAudit restored": func(tx issuer.Tx) error {
+		e := audit("logout", "u1", epoch)
+		e.Position = 7
+		return errors.Join(appending("sid", "s9")(tx), tx.AppendAudit(e), tx.AppendAudit(audit("logout", "u2", epoch)))
+	},
 }
 
 // atHead gives fn the log's head, which each round of writes raises, so that it
@@ -40,6 +47,14 @@ func atHead(fn func(tx issuer.Tx, head uint64) error) func(issuer.Tx) error {
 			return err
 		}
 		return fn(tx, l.Head.Position)
+	}
+}
+
+// beginEpoch begins one whose time is the suite's, so that store and model agree.
+func beginEpoch(reason string) func(issuer.Tx) error {
+	return func(tx issuer.Tx) error {
+		_, err := tx.BeginEpoch("log of "+reason, reason)
+		return err
 	}
 }
 

@@ -3,6 +3,7 @@ package storetest
 import (
 	"cmp"
 	"errors"
+	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -19,6 +20,7 @@ type model struct {
 	accounts map[string]issuer.Account
 	sessions map[string]issuer.Session
 	log      issuer.Log
+	epochs   []issuer.Epoch
 	history  []issuer.Revocation
 	archived map[uint64]bool
 	signing  map[string]issuer.SigningKey
@@ -28,6 +30,7 @@ type model struct {
 	evidence []issuer.Confirmation
 	audit    []issuer.AuditEntry // oldest first
 	appended uint64              // last position of this transaction
+	now      time.Time           // of this transaction
 }
 
 var _ issuer.Tx = (*model)(nil)
@@ -45,7 +48,7 @@ func (m *model) copy() *model {
 	return &model{
 		accounts: maps.Clone(m.accounts), sessions: maps.Clone(m.sessions), archived: maps.Clone(m.archived),
 		signing: maps.Clone(m.signing), keys: maps.Clone(m.keys), nodes: maps.Clone(m.nodes),
-		known: slices.Clone(m.known), evidence: slices.Clone(m.evidence),
+		known: slices.Clone(m.known), evidence: slices.Clone(m.evidence), epochs: slices.Clone(m.epochs),
 		log: m.log, history: slices.Clone(m.history), audit: slices.Clone(m.audit),
 	}
 }
@@ -71,7 +74,7 @@ func first[T any](list []T) (T, error) {
 
 func up[T any](list []T, limit int) []T { return list[:min(limit, len(list))] }
 
-func (m *model) Now() time.Time { return epoch }
+func (m *model) Now() time.Time { return m.now }
 
 func (m *model) Account(subject string) (issuer.Account, error) {
 	return first(sorted(m.accounts, func(a issuer.Account) bool { return a.Subject == subject }, bySubject))
@@ -135,17 +138,33 @@ func (m *model) Log() (issuer.Log, error) { return m.log, nil }
 func (m *model) Records(after uint64, limit int) ([]revset.Record, feed.Mark, error) {
 	mark, err := m.MarkAt(after)
 	var list []revset.Record
-	for _, h := range up(m.history[after:], limit) {
+	for _, h := range up(beyond(m.history, after), limit) {
 		list, mark = append(list, h.Record()), feed.Mark{Position: h.Position, Digest: h.Digest}
 	}
 	return list, mark, err
 }
 
 func (m *model) MarkAt(position uint64) (feed.Mark, error) {
-	if position == 0 {
-		return feed.Mark{}, nil
+	return markAt(m.history, m.epochs, position), nil
+}
+
+// beyond returns the part of a history after a position.
+func beyond(history []issuer.Revocation, position uint64) []issuer.Revocation {
+	i, _ := slices.BinarySearchFunc(history, position+1, func(r issuer.Revocation, p uint64) int { return cmp.Compare(r.Position, p) })
+	return history[i:]
+}
+
+// markAt returns the mark of a position that a record has, or an epoch begins at.
+func markAt(history []issuer.Revocation, epochs []issuer.Epoch, position uint64) feed.Mark {
+	for _, e := range epochs {
+		if e.Begin.Position == position {
+			return e.Begin
+		}
 	}
-	return feed.Mark{Position: position, Digest: m.history[position-1].Digest}, nil
+	if position == 0 {
+		return feed.Mark{}
+	}
+	return feed.Mark{Position: position, Digest: beyond(history, position-1)[0].Digest}
 }
 
 func (m *model) Live(yield func(revset.Record) error) error {
@@ -161,7 +180,7 @@ func (m *model) Live(yield func(revset.Record) error) error {
 }
 
 func (m *model) History(after uint64, limit int) ([]issuer.Revocation, error) {
-	return slices.Clone(up(m.history[after:], limit)), nil
+	return slices.Clone(up(beyond(m.history, after), limit)), nil
 }
 
 func (m *model) SigningKeys() ([]issuer.SigningKey, error) {
@@ -260,6 +279,44 @@ func (m *model) AppendRevocation(r issuer.Revocation) error {
 	return nil
 }
 
+func (m *model) Requested() (bool, error)                   { return false, nil }
+func (m *model) Answered(uint64) (uint64, error)            { return 0, issuer.ErrNotFound }
+func (m *model) TakeRequests(int) ([]issuer.Request, error) { return nil, nil }
+func (m *model) AnswerRequest(uint64) error                 { return issuer.ErrNotFound }
+func (m *model) Epochs() ([]issuer.Epoch, error)            { return slices.Clone(m.epochs), nil }
+
+func (m *model) BeginEpoch(id, reason string) (issuer.Epoch, error) {
+	e := m.log.Lift(id, reason, m.Now())
+	m.log.ID, m.log.Epoch, m.log.Head, m.log.Pruned = e.Log, e.Number, e.Begin, e.Begin
+	m.epochs = append(m.epochs, e)
+	return e, nil
+}
+
+func (m *model) Restore(l issuer.Log, epochs []issuer.Epoch, records iter.Seq2[issuer.Revocation, error]) error {
+	if len(m.history)+len(m.epochs) > 0 {
+		return errors.New("the log is not empty")
+	}
+	for r, err := range records {
+		if err != nil {
+			return err
+		}
+		m.history = append(m.history, r)
+		if int64(r.Forget) < m.Now().Unix() {
+			m.archive(&l, r)
+		}
+	}
+	m.log, m.epochs = l, slices.Clone(epochs)
+	return nil
+}
+
+// archive takes a record out of the live log l.
+func (m *model) archive(l *issuer.Log, r issuer.Revocation) {
+	m.archived[r.Position] = true
+	if r.Position > l.Pruned.Position {
+		l.Pruned = feed.Mark{Position: r.Position, Digest: r.Digest}
+	}
+}
+
 func (m *model) SetMaxLifetime(d time.Duration) error {
 	m.log.MaxLifetime = max(m.log.MaxLifetime, d)
 	return nil
@@ -285,7 +342,7 @@ func (m *model) DeleteAPIKey(id string) error {
 }
 
 func (m *model) AppendAudit(e issuer.AuditEntry) error {
-	e.ID, e.Position = uint64(len(m.audit))+1, m.appended
+	e.ID, e.Position = uint64(len(m.audit))+1, cmp.Or(e.Position, m.appended)
 	m.audit = append(m.audit, e)
 	return nil
 }
@@ -348,11 +405,8 @@ func (m *model) PutConfirmation(c issuer.Confirmation) error {
 func (m *model) prune(now time.Time, idle time.Duration) (records, sessions int) {
 	for _, h := range m.history {
 		if int64(h.Forget) < now.Unix() && !m.archived[h.Position] {
-			m.archived[h.Position] = true
+			m.archive(&m.log, h)
 			records++
-			if h.Position > m.log.Pruned.Position {
-				m.log.Pruned = feed.Mark{Position: h.Position, Digest: h.Digest}
-			}
 		}
 	}
 	before := len(m.sessions)
@@ -362,9 +416,10 @@ func (m *model) prune(now time.Time, idle time.Duration) (records, sessions int)
 	return records, before - len(m.sessions)
 }
 
-// try runs fn on a copy of m and returns what m is afterwards.
-func (m *model) try(fn func(issuer.Tx) error) (*model, error) {
+// try runs fn at a time on a copy of m and returns what m is afterwards.
+func (m *model) try(now time.Time, fn func(issuer.Tx) error) (*model, error) {
 	next := m.copy()
+	next.now = now
 	err := fn(next)
 	if err != nil {
 		return m, err

@@ -68,9 +68,13 @@ type pair struct {
 func (p *pair) step(t *testing.T, fn func(issuer.Tx) error, fail []Fault) {
 	t.Helper()
 	p.Fail(fail...)
-	_, err := p.Store.Update(t.Context(), fn)
+	var now time.Time
+	_, err := p.Store.Update(t.Context(), func(tx issuer.Tx) error {
+		now = tx.Now()
+		return fn(tx)
+	})
 	p.Fail()
-	after, want := p.model.try(fn)
+	after, want := p.model.try(now, fn)
 	var got state
 	view(t, p.Store, func(r issuer.Reader) (err error) {
 		got, err = dump(r)
@@ -157,6 +161,7 @@ func operation(rnd *rand.Rand) func(issuer.Tx) error {
 		func(tx issuer.Tx) error { return endAndCompare(tx, by, sid) },
 		putRandomNode(rnd, at), putRandomEvidence(rnd, at),
 		func(tx issuer.Tx) error { return tx.DeleteNode(nodes[0]) },
+		beginEpoch(subject),
 		putRandomAccount(rnd, subject), putRandomAccount(rnd, subject),
 		putRandomSession(sid, subject, at), putRandomSession(sid, subject, at), putRandomSession(sid, subject, at),
 		revokeRandom(rnd, by, at), revokeRandom(rnd, by, at), revokeRandom(rnd, by, at),

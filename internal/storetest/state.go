@@ -23,6 +23,7 @@ type state struct {
 	Sessions      []issuer.Session
 	AccountClaims []string
 	Log           issuer.Log
+	Epochs        []issuer.Epoch
 	History       []issuer.Revocation
 	Live          []revset.Record
 	SigningKeys   []issuer.SigningKey
@@ -62,6 +63,8 @@ func dump(r issuer.Reader) (s state, err error) {
 	s.AccountClaims, err = r.AccountClaims()
 	read(err)
 	s.Log, err = r.Log()
+	read(err)
+	s.Epochs, err = r.Epochs()
 	read(err)
 	s.History, err = r.History(0, some)
 	read(err)
@@ -210,8 +213,11 @@ func (s state) checkLog(r issuer.Reader) error {
 	if want := slices.Sorted(maps.Keys(names)); !slices.Equal(s.Log.Claims, want) {
 		return fmt.Errorf("claim names in use: got %q, want %q", s.Log.Claims, want)
 	}
-	if n := uint64(len(s.History)); n != s.Log.Head.Position || n != uint64(len(whole)) {
-		return fmt.Errorf("history: got %d records of %d positions, want head %d", n, len(whole), s.Log.Head.Position)
+	if n := len(s.History); n != len(whole) || s.markAt(s.Log.Head.Position) != s.Log.Head {
+		return fmt.Errorf("history: got %d records of %d positions, want the last of them, or of an epoch, at the head %v", n, len(whole), s.Log.Head)
+	}
+	if n := len(s.Epochs); s.Log.Epoch != uint64(n+1) || n > 0 && s.Epochs[n-1].Log != s.Log.ID {
+		return fmt.Errorf("epochs: got %v, want the last to be %d of log %s", s.Epochs, s.Log.Epoch, s.Log.ID)
 	}
 	live := make(map[uint64]bool)
 	for _, l := range s.Live {
@@ -236,10 +242,7 @@ func (s state) checkMarks(r issuer.Reader) error {
 	if want := s.Log.Head.Position - s.Log.Pruned.Position; mark != s.Log.Head || uint64(len(list)) != want {
 		return fmt.Errorf("records after the pruned: got %d to %v, want %d to %v", len(list), mark, want, s.Log.Head)
 	}
-	for _, h := range s.History {
-		if h.Position < s.Log.Pruned.Position {
-			continue
-		}
+	for _, h := range beyond(s.History, s.Log.Pruned.Position) {
 		got, err := r.MarkAt(h.Position)
 		if want := (feed.Mark{Position: h.Position, Digest: h.Digest}); err != nil || got != want {
 			return fmt.Errorf("mark at %d: got %v, %w, want %v", h.Position, got, err, want)

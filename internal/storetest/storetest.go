@@ -19,6 +19,15 @@ type Harness struct {
 	Reopen func(t *testing.T) issuer.Store
 	// Fail makes the next commits fail, one for each fault, in that order.
 	Fail func(...Fault)
+
+	// Request puts a request into the outbox as an application does, in a
+	// transaction of its own, and returns its id. Nil: the store has no outbox.
+	Request func(t *testing.T, claim, value, reason string) uint64
+	// Lose runs fn, and then makes the database what it was before, behind the
+	// store's back. Nil: no other process may write to the database.
+	Lose func(t *testing.T, fn func())
+
+	another func(t *testing.T) Harness // a second one, beside this
 }
 
 // Fault is how one commit fails.
@@ -54,6 +63,19 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"Log/PruneTakesSessionsThatIdledOrEnded":              pruneSessions,
 		"Tail/AtEveryPosition":                                tailAtEveryPosition,
 		"Tail/StaysAsItWasReturned":                           tailStays,
+		"Epoch/LiftsTheHeadAndKeepsWhatIsLive":                epochLifts,
+		"Epoch/AnErrorUndoesIt":                               epochUndone,
+		"Epoch/NoPositionIsLeft":                              epochFull,
+		"Restore/TheLogIsTheOther":                            restoreIsTheOther,
+		"Restore/OnlyIntoAnEmptyLog":                          restoreOnlyEmpty,
+		"Backup/ARestoredStoreIsTheOther":                     backupRoundTrip,
+		"Backup/IsOneSnapshot":                                backupIsOneSnapshot,
+		"Backup/ARestoreThatBreaksOffIsRefused":               restoreBreaksOff,
+		"Backup/OnlyIntoAnEmptyStore":                         backupIntoEmpty,
+		"Outbox/RequestsAreTakenOnceInOrder":                  outboxOrder,
+		"Outbox/AnErrorPutsThemBack":                          outboxUndone,
+		"Outbox/OneThatWaitsIsSeenByAll":                      outboxSeen,
+		"Forked/StandsUntilAnEpochBegins":                     forkedStands,
 		"Transactions/ViewsAreSnapshots":                      viewsAreSnapshots,
 		"Transactions/IssueCannotRevoke":                      issueCannotRevoke,
 		"Transactions/APanicIsItsCallersError":                panics,
@@ -63,7 +85,11 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"Transactions/ClosedStoresRefuse":                     closedRefuses,
 	}
 	for name, test := range tests {
-		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+		t.Run(name, func(t *testing.T) {
+			h := open(t)
+			h.another = open
+			test(t, h)
+		})
 	}
 }
 

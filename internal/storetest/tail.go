@@ -24,19 +24,14 @@ func (s state) tail(after uint64, limit int) issuer.Tail {
 		return t
 	}
 	to := after + min(uint64(max(limit, 0)), s.Log.Head.Position-after)
-	for _, h := range s.History[after:to] {
+	for _, h := range beyond(s.History, after)[:to-after] {
 		t.Records = append(t.Records, h.Record())
 	}
-	t.At, t.Mark = s.mark(after), s.mark(to)
+	t.At, t.Mark = s.markAt(after), s.markAt(to)
 	return t
 }
 
-func (s state) mark(position uint64) feed.Mark {
-	if position == 0 {
-		return feed.Mark{}
-	}
-	return feed.Mark{Position: position, Digest: s.History[position-1].Digest}
-}
+func (s state) markAt(position uint64) feed.Mark { return markAt(s.History, s.Epochs, position) }
 
 // checkTail asks for the tail at each kind of position.
 func (s state) checkTail(ctx context.Context, store issuer.Store) error {

@@ -1,0 +1,60 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/quashdev/quash/internal/storetest"
+)
+
+var errInjected = errors.New("injected")
+
+// Faulty lets the commits of s, which must be new, fail on demand: those that
+// follow a call of the returned function, one for each fault. The connection
+// breaks before the commit is sent, or after it was answered.
+func Faulty(s *Store) func(...storetest.Fault) {
+	var mu sync.Mutex
+	var faults []storetest.Fault
+	var last storetest.Fault
+	next := func() (f storetest.Fault, fails bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(faults) == 0 {
+			return f, false
+		}
+		last, faults = faults[0], faults[1:]
+		return last, true
+	}
+	s.commit = func(c *conn) error {
+		fault, fails := next()
+		if !fails {
+			return c.flush()
+		}
+		if fault.Persisted {
+			if err := c.flush(); err != nil {
+				return err
+			}
+		}
+		_ = c.c.Conn().PgConn().Conn().Close()
+		if !fault.Persisted {
+			return c.flush()
+		}
+		c.failed = judge(errInjected)
+		return c.failed
+	}
+	s.look = func(ctx context.Context, u *unit) (fate, error) {
+		mu.Lock()
+		unreadable := last.Unreadable
+		mu.Unlock()
+		if unreadable {
+			return obscure, nil
+		}
+		return s.find(ctx, u)
+	}
+	return func(next ...storetest.Fault) {
+		mu.Lock()
+		defer mu.Unlock()
+		faults = next
+	}
+}
