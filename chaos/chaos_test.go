@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-var lastingFor = flag.Duration("chaos.for", 10*time.Second, "how long TestChaos lasts")
+var lastingFor = flag.Duration("chaos.for", 22*time.Second, "how long TestChaos and TestChaosOfNodes last together")
 
 const (
 	resourceServers = 4
@@ -25,18 +25,39 @@ const (
 // else is (P6). Everybody comes back by himself.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	s := raise(t, resourceServers, 2000+250*int(*lastingFor/time.Second))
-	calm, end := context.WithTimeout(context.Background(), *lastingFor)
+	lasting := *lastingFor * 2 / 5
+	play(t, raise(t, plan{nodes: 1, resources: resourceServers, capacity: 2000 + 250*int(lasting/time.Second)}), lasting, faultsOfNodes)
+}
+
+// TestChaosOfNodes has, besides, several nodes killed, stopped, cut off from
+// their database and from the resource servers, and the database crash, and an
+// application revoke in it. What was answered is there in the end (P1, P2, P9),
+// and nobody was signed out but by somebody (P10).
+func TestChaosOfNodes(t *testing.T) {
+	t.Parallel()
+	lasting := *lastingFor * 3 / 5
+	s := raise(t, plan{nodes: 3, resources: 6, capacity: 2000 + 250*int(lasting/time.Second), shared: newDatabase(t)})
+	play(t, s, lasting, faultsOfMany)
+}
+
+// play torments a stage for some time, while people revoke, and judges.
+func play(t *testing.T, s *stage, lasting time.Duration, faults []fault[*node]) {
+	calm, end := context.WithTimeout(context.Background(), lasting)
 	defer end()
 	l := newLoad(s, calm)
-	c := &torment{stage: s, calm: calm, at: make(chan struct{}, suffering)}
+	c := &torment{load: l, at: make(chan struct{}, suffering), nodeAt: make(chan struct{}, max(1, len(s.nodes)-1))}
 	var acts sync.WaitGroup
 	for range revokers {
 		acts.Go(l.run)
 	}
 	acts.Go(l.watch)
 	acts.Go(l.withdrawKeys)
-	acts.Go(c.server)
+	for _, n := range s.nodes {
+		acts.Go(func() { c.node(n, faults) })
+	}
+	if s.shared != nil {
+		acts.Go(c.crashes)
+	}
 	for _, r := range s.resources {
 		acts.Go(func() { c.resource(r) })
 	}
@@ -46,11 +67,8 @@ func TestChaos(t *testing.T) {
 		}
 	})
 	acts.Wait()
-	l.settle()
-	if report, err := s.private.Admin().VerifyLog(s.watching); err != nil || !report.Whole {
-		s.violation("the chain of the log: %+v, %v", report, err)
-	}
-	t.Logf("at the end: %s", figures(l, c))
+	l.ends()
+	t.Logf("at the end: %s%s", figures(l, c), l.table("accepted while stale", l.late(), "times PostgreSQL crashed", c.counts[databasesEnded].Load()))
 	if l.tally.atOnce+l.tally.later == 0 || s.total(asked) == 0 {
 		t.Error("nothing was confirmed or nobody was asked")
 	}
@@ -59,14 +77,17 @@ func TestChaos(t *testing.T) {
 func figures(l *load, c *torment) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.tally
+	n, ended, stopped := l.tally, int64(0), int64(0)
+	for _, n := range l.nodes {
+		ended, stopped = ended+n.ended.Load(), stopped+n.stopped.Load()
+	}
 	return fmt.Sprintf("%.0f s: %d revokes answered, %d of them confirmed, %d with 202, %d confirmed later; "+
 		"%d not answered, of which %d stand and %d do not; "+
 		"%d verifies, %d refused as stale, %d accepted while stale; "+
-		"the server ended %d times and stopped %d times; resource servers hit %d times, %d of them ended; violations: %d",
+		"nodes ended %d times and stopped %d times; resource servers hit %d times, %d of them ended; violations: %d",
 		time.Since(l.began).Seconds(), n.revokes, n.atOnce, n.accepted, n.later,
 		n.unanswered, n.survived, n.undone,
 		l.total(asked), l.total(refusedStale), l.late(),
-		c.counts[serversEnded].Load(), c.counts[serversStopped].Load(), c.counts[resourcesHit].Load(), c.counts[resourcesEnded].Load(),
+		ended, stopped, c.counts[resourcesHit].Load(), c.counts[resourcesEnded].Load(),
 		l.violations.Load())
 }

@@ -20,7 +20,7 @@ func (l *load) judge(from int) {
 			l.mu.Lock()
 			known := *t
 			l.mu.Unlock()
-			if promise := known.broken(saw, w); promise != "" {
+			if promise := known.broken(saw, w, l.lease); promise != "" {
 				l.report(w, known, saw, promise)
 			}
 		}
@@ -28,11 +28,11 @@ func (l *load) judge(from int) {
 }
 
 // broken names the promise that what a witness saw breaks; empty: none.
-func (t *token) broken(saw sight, w witness) string {
+func (t *token) broken(saw sight, w witness, lease time.Duration) string {
 	switch {
 	case w.late == 0 && t.confirmed != 0 && saw.accepted >= t.confirmed:
 		return "P4: accepted by a verify that began after the revocation was confirmed"
-	case t.answered != 0 && saw.accepted >= t.answered+int64(leaseLength+w.late):
+	case t.answered != 0 && saw.accepted >= t.answered+int64(lease+w.late):
 		return "P5: accepted by a verify that began a lease after the revocation was answered"
 	case !t.contested && saw.refused != 0 && (t.began == 0 || saw.refused < t.began):
 		return "P6: refused for good, though nobody had revoked it"
@@ -60,8 +60,8 @@ func (l *load) report(w witness, t token, saw sight, promise string) {
 }
 
 // retired is how long a token is asked for all the time after nothing more is
-// done with it: longer than the longest fault.
-const retired = 3 * leaseLength
+// done with it, in leases: longer than the longest fault.
+const retired = 3
 
 // watch judges, and lets tokens retire, until it is calm.
 func (l *load) watch() {
@@ -69,7 +69,7 @@ func (l *load) watch() {
 		first := int(atomic.LoadInt64(l.board.first()))
 		l.judge(first)
 		l.mu.Lock()
-		for first < len(l.tokens)-1 && l.tokens[first].over != 0 && now()-l.tokens[first].over > int64(retired) {
+		for first < len(l.tokens)-1 && l.tokens[first].over != 0 && now()-l.tokens[first].over > int64(retired*l.lease) {
 			first++
 		}
 		l.mu.Unlock()

@@ -5,6 +5,7 @@ package chaos_test
 import (
 	"cmp"
 	"context"
+	crand "crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/quashdev/quash/client"
 )
@@ -46,17 +50,28 @@ type load struct {
 	issuing   sync.RWMutex
 	withdrawn atomic.Int64 // signing keys so far
 
+	refreshes atomic.Int64
+
 	mu       sync.Mutex // guards what follows
 	tokens   []*token   // by their numbers
+	persons  []*person
+	stands   map[uint64]string // the claims of revocations that were answered, by position
+	doubtful map[string]bool   // signing keys of which nobody knows whether they are revoked
 	reported map[[2]int]bool
+	open     []outage
+	healed   map[string][]time.Duration
 	tally    struct {
 		revokes, atOnce, accepted, later int // answered; confirmed in the answer; not; confirmed after that
-		unanswered, survived, undone     int // calls without an answer; those that had been committed; that had not
+		unanswered, survived, undone     int // calls without an answer; those that had been committed; that had not, as far as is known
+		requests                         int // revocations in SQL
 	}
 }
 
 func newLoad(s *stage, calm context.Context) *load {
-	return &load{stage: s, calm: calm, reported: map[[2]int]bool{}}
+	return &load{
+		stage: s, calm: calm, reported: map[[2]int]bool{}, stands: map[uint64]string{},
+		doubtful: map[string]bool{}, healed: map[string][]time.Duration{},
+	}
 }
 
 // sleep waits for a time between two, and says whether it is not calm yet.
@@ -77,72 +92,128 @@ func between(from, to time.Duration) time.Duration { return from + rand.N(to-fro
 type person struct {
 	subject, tenant, client string
 	withdrawn               int64 // signing keys, before it signed in
-	grants                  []client.Tokens
-	tokens                  []*token
+	sessions                []*session
 }
 
-// revocation is one call, the tokens that it kills, and how to find it in the
-// log if there is no answer.
+// session is one of a person, as its device knows it.
+type session struct {
+	grant  client.Tokens // the latest
+	spent  string        // the refresh token of the one before; empty: there was none
+	tokens []*token
+	fate   fate
+}
+
+// fate is what became of a session, as far as was answered.
+type fate int
+
+const (
+	alive fate = iota
+	ended
+	unknown
+)
+
+func tokensOf(sessions []*session) (tokens []*token) {
+	for _, s := range sessions {
+		tokens = append(tokens, s.tokens...)
+	}
+	return tokens
+}
+
+// revocation is one call, what it ends, and how to find it in the log if there
+// is no answer.
 type revocation struct {
 	what         string
 	claim, value string
 	tokens       []*token
-	withdrawn    int64 // signing keys, before its tokens were issued
-	call         func(ctx context.Context, admin client.Admin, user *client.Client) (client.Effect, error)
+	sessions     []*session // that it ends
+	withdrawn    int64      // signing keys, before its tokens were issued
+	call         call       // nil: it is made in the database
+}
+
+type call func(ctx context.Context, admin client.Admin, user *client.Client) (client.Effect, error)
+
+// ending returns a revocation that ends sessions of a person.
+func ending(what, claim, value string, p *person, sessions []*session, c call) revocation {
+	return revocation{what, claim, value, tokensOf(sessions), sessions, p.withdrawn, c}
 }
 
 // revocations of every kind that ends something of one person.
 var revocations = []func(p *person) revocation{
 	func(p *person) revocation {
-		return revocation{"logout", "sid", p.grants[0].Session, p.tokens[:1], p.withdrawn, func(ctx context.Context, _ client.Admin, user *client.Client) (client.Effect, error) {
-			return user.Logout(ctx, p.grants[0].RefreshToken)
-		}}
+		return ending("logout", "sid", p.sessions[0].grant.Session, p, p.sessions[:1], func(ctx context.Context, _ client.Admin, user *client.Client) (client.Effect, error) {
+			return user.Logout(ctx, p.sessions[0].grant.RefreshToken)
+		})
 	},
 	func(p *person) revocation {
-		return revocation{"logout others", "sid", p.grants[1].Session, p.tokens[1:], p.withdrawn, func(ctx context.Context, _ client.Admin, user *client.Client) (client.Effect, error) {
-			return user.LogoutOthers(ctx, p.grants[0].AccessToken)
-		}}
+		return ending("logout others", "sid", p.sessions[1].grant.Session, p, p.sessions[1:], func(ctx context.Context, _ client.Admin, user *client.Client) (client.Effect, error) {
+			return user.LogoutOthers(ctx, p.sessions[0].grant.AccessToken)
+		})
 	},
 	func(p *person) revocation {
-		return revocation{"logout all", "sub", p.subject, p.tokens, p.withdrawn, func(ctx context.Context, _ client.Admin, user *client.Client) (client.Effect, error) {
-			return user.LogoutAll(ctx, p.grants[0].AccessToken)
-		}}
+		return ending("logout all", "sub", p.subject, p, p.sessions, func(ctx context.Context, _ client.Admin, user *client.Client) (client.Effect, error) {
+			return user.LogoutAll(ctx, p.sessions[0].grant.AccessToken)
+		})
 	},
 	func(p *person) revocation {
-		return revocation{"end session", "sid", p.grants[0].Session, p.tokens[:1], p.withdrawn, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
-			return admin.EndSession(ctx, p.grants[0].Session, client.Change{})
-		}}
+		return ending("end session", "sid", p.sessions[0].grant.Session, p, p.sessions[:1], func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
+			return admin.EndSession(ctx, p.sessions[0].grant.Session, client.Change{})
+		})
 	},
 	func(p *person) revocation {
-		return revocation{"end sessions", "sub", p.subject, p.tokens, p.withdrawn, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
+		return ending("end sessions", "sub", p.subject, p, p.sessions, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
 			return admin.EndSessions(ctx, p.subject, client.Change{})
-		}}
+		})
 	},
 	func(p *person) revocation {
-		return revocation{"claims changed", "sub", p.subject, p.tokens, p.withdrawn, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
-			return admin.PutClaims(ctx, p.subject, json.RawMessage(`{"tenant":"none"}`), client.Change{})
-		}}
-	},
-	func(p *person) revocation {
-		return revocation{"deactivated", "sub", p.subject, p.tokens, p.withdrawn, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
+		return ending("deactivated", "sub", p.subject, p, p.sessions, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
 			return admin.Deactivate(ctx, p.subject, client.Change{})
-		}}
+		})
 	},
 	func(p *person) revocation {
-		return revocation{"deleted", "sub", p.subject, p.tokens, p.withdrawn, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
+		return ending("deleted", "sub", p.subject, p, p.sessions, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
 			return admin.DeleteAccount(ctx, p.subject, client.Change{})
-		}}
+		})
 	},
-	func(p *person) revocation { return byClaim("jti", claim(p.tokens[0].text, "jti"), p.tokens[:1]) },
-	func(p *person) revocation { return byClaim("sid", p.grants[0].Session, p.tokens[:1]) },
-	func(p *person) revocation { return byClaim("tenant", p.tenant, p.tokens) },
-	func(p *person) revocation { return byClaim("client_id", p.client, p.tokens) },
+	func(p *person) revocation {
+		r := byClaim("sid", p.sessions[0].grant.Session, p.sessions[0].tokens)
+		r.sessions = p.sessions[:1]
+		return r
+	},
+	func(p *person) revocation {
+		r := byClaim("sub", p.subject, tokensOf(p.sessions))
+		r.what, r.call = "claims changed", func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
+			return admin.PutClaims(ctx, p.subject, json.RawMessage(`{"tenant":"none"}`), client.Change{})
+		}
+		return r
+	},
+	func(p *person) revocation {
+		latest := p.sessions[0].tokens[len(p.sessions[0].tokens)-1:]
+		return byClaim("jti", claim(latest[0].text, "jti"), latest)
+	},
+	func(p *person) revocation { return byClaim("tenant", p.tenant, tokensOf(p.sessions)) },
+	func(p *person) revocation { return byClaim("client_id", p.client, tokensOf(p.sessions)) },
 }
 
 func byClaim(name, value string, tokens []*token) revocation {
-	return revocation{name + " revoked", name, value, tokens, 0, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
+	return revocation{name + " revoked", name, value, tokens, nil, 0, func(ctx context.Context, admin client.Admin, _ *client.Client) (client.Effect, error) {
 		return admin.Revoke(ctx, client.RevokeRequest{Claim: name, Value: value})
 	}}
+}
+
+// applied are revocations that an application makes in the database that it
+// shares with the nodes.
+var applied = []func(p *person) revocation{
+	func(p *person) revocation {
+		return ending("sid revoked in SQL", "sid", p.sessions[0].grant.Session, p, p.sessions[:1], nil)
+	},
+	func(p *person) revocation {
+		return ending("sub revoked in SQL", "sub", p.subject, p, p.sessions, nil)
+	},
+	func(p *person) revocation {
+		r := byClaim("tenant", p.tenant, tokensOf(p.sessions))
+		r.what, r.call = "tenant revoked in SQL", nil
+		return r
+	},
 }
 
 // claim returns a claim of a token, or a member of its header.
@@ -159,8 +230,12 @@ func claim(text, name string) string {
 
 // run plays one case after the other until it is calm.
 func (l *load) run() {
+	kinds := revocations
+	if l.shared != nil {
+		kinds = slices.Concat(revocations, applied)
+	}
 	for sleep(l.calm, 20*time.Millisecond, 300*time.Millisecond) {
-		kind := revocations[rand.IntN(len(revocations))]
+		kind := kinds[rand.IntN(len(kinds))]
 		if err := l.play(kind, []time.Duration{0, time.Second, 2 * time.Second, 5 * time.Second}[rand.IntN(4)]); err != nil {
 			l.wrong(err)
 			l.untilReady()
@@ -195,18 +270,31 @@ func (l *load) untilReady() bool {
 	return false
 }
 
-// play has a person sign in, and ends some or all of it.
+// play has a person sign in, refresh, and ends some or all of it.
 func (l *load) play(kind func(*person) revocation, wait time.Duration) error {
 	p, err := l.person()
 	if err != nil {
 		return err
 	}
+	for range rand.IntN(3) {
+		if err := l.refresh(p.sessions[rand.IntN(len(p.sessions))]); err != nil {
+			l.finish(p)
+			return err
+		}
+	}
 	sleep(l.calm, 20*time.Millisecond, 200*time.Millisecond)
 	r := kind(p)
-	position := l.revoke(&r, wait)
+	var position uint64
+	if r.call == nil {
+		position = l.request(&r)
+	} else if position = l.revoke(&r, wait); rand.IntN(3) == 0 {
+		l.refused(r)
+	}
 	switch r.what {
 	case "end sessions", "logout all": // what is issued after it lives
-		err = l.issue(p)
+		if r.sessions[0].fate != unknown {
+			err = l.issue(p)
+		}
 	}
 	l.following.Go(func() {
 		l.follow(r, position)
@@ -219,7 +307,7 @@ func (l *load) play(kind func(*person) revocation, wait time.Duration) error {
 func (l *load) person() (*person, error) {
 	i := l.cases.Add(1)
 	p := &person{subject: fmt.Sprintf("u_%d", i), tenant: fmt.Sprintf("t_%d", i), client: fmt.Sprintf("c_%d", i), withdrawn: l.withdrawn.Load()}
-	_, err := l.private.Admin().CreateAccount(l.watching, client.NewAccount{
+	_, err := l.at().private.Admin().CreateAccount(l.watching, client.NewAccount{
 		Subject: p.subject, Claims: fmt.Appendf(nil, `{"tenant":%q}`, p.tenant),
 	})
 	for range 3 {
@@ -227,36 +315,82 @@ func (l *load) person() (*person, error) {
 			err = l.issue(p)
 		}
 	}
+	l.mu.Lock()
+	l.persons = append(l.persons, p)
+	l.mu.Unlock()
 	if err != nil {
 		l.finish(p)
 	}
 	return p, err
 }
 
-var errFull = errors.New("the board is full")
-
 // issue opens a session and puts its token up.
 func (l *load) issue(p *person) error {
 	l.issuing.RLock()
 	defer l.issuing.RUnlock()
-	grant, err := l.private.Admin().OpenSession(l.watching, p.subject, client.Device{Client: p.client})
+	grant, err := l.at().private.Admin().OpenSession(l.watching, p.subject, client.Device{Client: p.client})
 	if err != nil {
 		return err
 	}
+	s := &session{grant: grant}
+	p.sessions = append(p.sessions, s)
+	return l.put(s)
+}
+
+var errFull = errors.New("the board is full")
+
+// put puts a session's latest token up.
+func (l *load) put(s *session) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n, ok := l.board.add(grant.AccessToken)
+	n, ok := l.board.add(s.grant.AccessToken)
 	if !ok {
 		return errFull
 	}
-	t := &token{n: n, text: grant.AccessToken}
+	t := &token{n: n, text: s.grant.AccessToken, contested: l.doubtful[claim(s.grant.AccessToken, "kid")]}
 	l.tokens = append(l.tokens, t)
-	p.grants, p.tokens = append(p.grants, grant), append(p.tokens, t)
+	s.tokens = append(s.tokens, t)
 	return nil
 }
 
+// refresh refreshes a session that nobody ends, as a device does that tries
+// again until it has an answer. None may sign it out (P10).
+func (l *load) refresh(s *session) error {
+	l.issuing.RLock()
+	defer l.issuing.RUnlock()
+	key := crand.Text()
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
+		grant, err := l.at().public.Refresh(l.watching, s.grant.RefreshToken, key)
+		if err == nil {
+			s.spent, s.grant = s.grant.RefreshToken, grant
+			l.refreshes.Add(1)
+			return l.put(s)
+		}
+		if p, ok := errors.AsType[*client.Problem](err); ok && p.Code == client.CodeGrant {
+			s.fate = unknown
+			l.violation("P10: session %s, which nobody had ended, was refused a refresh", s.grant.Session)
+			return err
+		}
+		l.wrong(err)
+	}
+	return errors.New("no node refreshed")
+}
+
+// refused has somebody try to refresh what has just ended (P9).
+func (l *load) refused(r revocation) {
+	if len(r.sessions) == 0 || r.sessions[0].fate != ended {
+		return
+	}
+	s := r.sessions[rand.IntN(len(r.sessions))]
+	if _, err := l.at().public.Refresh(l.watching, s.grant.RefreshToken, ""); err == nil {
+		l.violation("P9: session %s was refreshed after the answer to %s", s.grant.Session, r.what)
+	} else if p, ok := errors.AsType[*client.Problem](err); ok && p.Code != client.CodeGrant {
+		l.wrong(err)
+	}
+}
+
 func (l *load) finish(p *person) {
-	l.each(p.tokens, func(t *token) { t.over = now() })
+	l.each(tokensOf(p.sessions), func(t *token) { t.over = now() })
 }
 
 func (l *load) each(tokens []*token, do func(*token)) {
@@ -270,9 +404,11 @@ func (l *load) each(tokens []*token, do func(*token)) {
 // revoke makes the call and sees to it that its outcome becomes known. It
 // returns the position that is yet to be confirmed; 0: there is none.
 func (l *load) revoke(r *revocation, wait time.Duration) (pending uint64) {
-	after, servers := l.head.Load(), l.node.started.Load()
+	after, n := l.head.Load(), l.at()
+	servers := n.started.Load()
 	r.tokens = l.take(*r)
-	admin, user := l.private.WithWait(wait).Admin(), l.public.WithWait(wait)
+	admin, user := n.private.WithWait(wait).Admin(), n.public.WithWait(wait)
+	began := now()
 	effect, err := r.call(l.watching, admin, user)
 	read := now()
 	problem, refused := errors.AsType[*client.Problem](err)
@@ -286,6 +422,7 @@ func (l *load) revoke(r *revocation, wait time.Duration) (pending uint64) {
 			return effect.Position
 		}
 		l.each(r.tokens, func(t *token) { t.confirmed = read })
+		l.recovered(began, read)
 		return 0
 	case refused && problem.Code != client.CodeOutcomeUnknown:
 		if problem.Code != client.CodeToken || l.withdrawn.Load() == r.withdrawn { // else the caller's own token died
@@ -293,8 +430,39 @@ func (l *load) revoke(r *revocation, wait time.Duration) (pending uint64) {
 		}
 		l.spare(*r)
 		return 0
+	case errors.Is(err, syscall.ECONNREFUSED): // it never arrived
+		l.spare(*r)
+		return 0
 	}
-	return l.inquire(*r, after, servers)
+	return l.inquire(*r, after, n, servers)
+}
+
+// request asks for a revocation in the database, which stands when that has
+// committed, and returns its position in the log.
+func (l *load) request(r *revocation) (position uint64) {
+	after := l.head.Load()
+	r.tokens = l.take(*r)
+	_, err := l.shared.pool.Exec(l.watching, "SELECT quash.revoke($1, $2, 'from an application')", r.claim, r.value)
+	read := now()
+	if _, never := errors.AsType[*pgconn.ConnectError](err); never || err != nil && pgconn.SafeToRetry(err) {
+		l.spare(*r)
+		return 0
+	}
+	if err != nil {
+		return l.inquire(*r, after, nil, 0)
+	}
+	l.answered(*r, 0, read)
+	l.refused(*r) // a node carries it out first, if none has yet
+	l.await(r.what+" is in the log", func() bool {
+		if position, err = l.find(*r, after); err != nil {
+			l.violation("the log cannot be read: %v", err)
+		}
+		return position != 0 || err != nil
+	})
+	l.mu.Lock()
+	l.tally.requests++
+	l.mu.Unlock()
+	return position
 }
 
 func (l *load) count(confirmed bool) {
@@ -322,8 +490,18 @@ func (l *load) take(r revocation) (mine []*token) {
 	return mine
 }
 
+// answered notes that a revocation stands; 0: its position is not known.
 func (l *load) answered(r revocation, position uint64, read int64) {
+	for _, s := range r.sessions {
+		s.fate = ended
+	}
 	l.each(r.tokens, func(t *token) { t.answered = read })
+	if position == 0 {
+		return
+	}
+	l.mu.Lock()
+	l.stands[position] = r.claim
+	l.mu.Unlock()
 	for {
 		head := l.head.Load()
 		if position <= head || l.head.CompareAndSwap(head, position) {
@@ -337,13 +515,26 @@ func (l *load) spare(r revocation) {
 	l.each(r.tokens, func(t *token) { t.began, t.what = 0, "" })
 }
 
+// doubt notes that nobody knows whether a call did what it had to.
+func (l *load) doubt(r revocation) {
+	for _, s := range r.sessions {
+		s.fate = unknown
+	}
+	l.each(r.tokens, func(t *token) { t.contested = true })
+	if r.claim == "kid" {
+		l.mu.Lock()
+		l.doubtful[r.value] = true
+		l.mu.Unlock()
+	}
+}
+
 // follow waits until a position is confirmed; 0: there is none.
 func (l *load) follow(r revocation, position uint64) {
 	if position == 0 {
 		return
 	}
 	l.await(fmt.Sprintf("confirmation of position %d", position), func() bool {
-		evidence, err := l.private.WithWait(5*time.Second).Admin().Revocation(l.watching, position)
+		evidence, err := l.at().private.WithWait(5*time.Second).Admin().Revocation(l.watching, position)
 		read := now()
 		if err != nil {
 			l.wrong(err)
@@ -362,22 +553,30 @@ func (l *load) follow(r revocation, position uint64) {
 }
 
 // inquire looks into the log for a revocation that was not answered, and
-// returns its position; 0: it is not there. The process that got the call must
-// have ended before that; where nobody ends it any more, the outcome stays
-// unknown.
-func (l *load) inquire(r revocation, after uint64, servers int64) (position uint64) {
+// returns its position; 0: it is not there. Of a node with a database of its own,
+// the process that got the call must have ended before that; of others, a
+// transaction may live on without them, so that one which is not found may yet
+// be. Then, and where nobody ends the process any more, the outcome stays unknown.
+func (l *load) inquire(r revocation, after uint64, n *node, servers int64) (position uint64) {
 	l.mu.Lock()
 	l.tally.unanswered++
 	l.mu.Unlock()
-	for l.node.started.Load() == servers {
+	for l.shared == nil && n.started.Load() == servers {
 		if !sleep(l.calm, 10*time.Millisecond, 10*time.Millisecond) {
+			l.doubt(r)
 			return 0
 		}
 	}
 	position, err := l.find(r, after)
+	for look := 0; look < 5 && l.shared != nil && err == nil && position == 0; look++ {
+		sleep(l.calm, leaseLength/10, leaseLength/5)
+		position, err = l.find(r, after)
+	}
 	switch {
 	case err != nil:
 		l.violation("the log cannot be read: %v", err)
+	case position == 0 && l.shared != nil:
+		l.doubt(r)
 	case position == 0:
 		l.spare(r)
 	default:
@@ -396,7 +595,7 @@ func (l *load) inquire(r revocation, after uint64, servers int64) (position uint
 // find returns the position of a revocation above another; 0: there is none.
 func (l *load) find(r revocation, after uint64) (position uint64, err error) {
 	for began := time.Now(); time.Since(began) < patience; {
-		page, err := l.private.Admin().Revocations(l.watching, client.RevocationQuery{After: after, Limit: 1000})
+		page, err := l.at().private.Admin().Revocations(l.watching, client.RevocationQuery{After: after, Limit: 1000})
 		if err != nil {
 			l.wrong(err)
 			l.untilReady()

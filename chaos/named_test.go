@@ -33,28 +33,28 @@ func (l *load) signsIn() *person {
 // themselves. One that is not blocked notices nothing.
 func TestP8FeedBlocked(t *testing.T) {
 	t.Parallel()
-	l := newLoad(raise(t, 4, 100), t.Context())
+	l := newLoad(raise(t, plan{nodes: 1, resources: 4, capacity: 100}), t.Context())
 	before := l.signsIn()
 	for _, r := range l.resources {
-		l.accepts(r, before.grants[0].AccessToken)
+		l.accepts(r, before.sessions[0].grant.AccessToken)
 	}
 	blocked := l.resources[:3]
-	blocked[0].proxy.stall(up)
-	blocked[1].proxy.stall(down)
-	blocked[2].proxy.stall(up, down)
+	blocked[0].paths.stall(up)
+	blocked[1].paths.stall(down)
+	blocked[2].paths.stall(up, down)
 	since := now()
 	during := l.signsIn()
-	tokens := []string{before.grants[0].AccessToken, during.grants[0].AccessToken}
+	tokens := []string{before.sessions[0].grant.AccessToken, during.sessions[0].grant.AccessToken}
 	for _, r := range blocked {
 		l.refusesInTime(r, tokens, since)
 	}
-	l.accepts(l.resources[3], during.grants[0].AccessToken)
+	l.accepts(l.resources[3], during.sessions[0].grant.AccessToken)
 	for _, r := range blocked {
-		r.proxy.clear()
+		r.paths.clear()
 	}
 	for _, r := range blocked {
-		l.accepts(r, before.grants[0].AccessToken)
-		l.accepts(r, during.grants[0].AccessToken)
+		l.accepts(r, before.sessions[0].grant.AccessToken)
+		l.accepts(r, during.sessions[0].grant.AccessToken)
 	}
 	l.judge(0)
 }
@@ -73,7 +73,7 @@ func (l *load) refusesInTime(r *resource, tokens []string, since int64) {
 			case a.status == http.StatusUnauthorized:
 				l.violation("%s refuses a live token for good", r.config.Name)
 				return true
-			case a.status == http.StatusOK && a.began >= since+int64(leaseLength):
+			case a.status == http.StatusOK && a.began >= since+int64(l.lease):
 				l.violation("%s accepts a token %v after it was cut off", r.config.Name, time.Duration(a.began-since))
 				return true
 			case a.status == http.StatusServiceUnavailable:
@@ -89,23 +89,23 @@ func (l *load) refusesInTime(r *resource, tokens []string, since int64) {
 // answer when it goes on, over HTTP and in its process.
 func TestP4StoppedProcess(t *testing.T) {
 	t.Parallel()
-	l := newLoad(raise(t, 2, 100), t.Context())
+	l := newLoad(raise(t, plan{nodes: 1, resources: 2, capacity: 100}), t.Context())
 	sleeper := l.resources[0]
 	p := l.signsIn()
 	for _, r := range l.resources {
-		l.accepts(r, p.grants[0].AccessToken)
+		l.accepts(r, p.sessions[0].grant.AccessToken)
 	}
 	sleeper.current().pause()
-	r := byClaim("jti", claim(p.tokens[0].text, "jti"), p.tokens[:1])
+	r := byClaim("jti", claim(p.sessions[0].tokens[0].text, "jti"), p.sessions[0].tokens)
 	position := l.revoke(&r, 5*time.Second)
 	l.follow(r, position)
-	if p.tokens[0].confirmed == 0 {
+	if p.sessions[0].tokens[0].confirmed == 0 {
 		t.Fatal("the revocation was not confirmed")
 	}
 	asked, answers := make(chan struct{}), make(chan answer, 1)
 	go func() {
 		close(asked)
-		a, err := sleeper.show(l.watching, routeStrict, p.grants[0].AccessToken)
+		a, err := sleeper.show(l.watching, routeStrict, p.sessions[0].grant.AccessToken)
 		if err != nil {
 			l.violation("%v", err)
 		}
@@ -119,7 +119,7 @@ func TestP4StoppedProcess(t *testing.T) {
 		t.Errorf("the first answer to a revoked token was %d", a.status)
 	}
 	l.recovers(sleeper, woken)
-	l.accepts(sleeper, p.grants[1].AccessToken)
+	l.accepts(sleeper, p.sessions[1].grant.AccessToken)
 	l.finish(p)
 	l.settle()
 }
@@ -131,7 +131,7 @@ func TestP4StoppedProcess(t *testing.T) {
 func TestP1P4KilledServer(t *testing.T) {
 	t.Parallel()
 	calm, end := context.WithCancel(t.Context())
-	l := newLoad(raise(t, 2, 5000), calm)
+	l := newLoad(raise(t, plan{nodes: 1, resources: 2, capacity: 5000}), calm)
 	deaf := l.resources[1]
 	var acts sync.WaitGroup
 	for range revokers {
@@ -144,11 +144,11 @@ func TestP1P4KilledServer(t *testing.T) {
 			t.Errorf("in %v no revocation was caught between commit and answer", patience)
 			break
 		}
-		deaf.proxy.stall(down)
+		deaf.paths.stall(down)
 		sleep(calm, leaseLength/4, leaseLength/2)
-		l.node.current().kill()
-		deaf.proxy.clear()
-		if err := l.node.start(); err != nil {
+		l.nodes[0].current().kill()
+		deaf.paths.clear()
+		if err := l.nodes[0].start(); err != nil {
 			t.Error(err)
 			break
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -29,15 +30,15 @@ const (
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
-		os.Exit(play(role, os.Getenv(configVariable)))
+		os.Exit(act(role, os.Getenv(configVariable)))
 	}
 	flag.Parse()
 	go launcher()
 	os.Exit(m.Run())
 }
 
-// play is the main function of a child. It ends in order on SIGTERM.
-func play(role, config string) int {
+// act is the main function of a child. It ends in order on SIGTERM.
+func act(role, config string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	err := fmt.Errorf("there is no role %q", role)
@@ -84,15 +85,16 @@ type process struct {
 	closing atomic.Bool   // somebody asked it to end
 }
 
-// launch starts this program in a role. It does not outlive this process.
-func launch(name, role string, config any) (*process, error) {
+// launch starts this program in a role. It does not outlive this process. What
+// it has to say goes to where words is.
+func launch(name, role string, config any, words io.Writer) (*process, error) {
 	text, err := json.Marshal(config)
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), roleVariable+"="+role, configVariable+"="+string(text))
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = words
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -153,11 +155,23 @@ func (p *process) close(within time.Duration) error {
 	return nil
 }
 
-// fell says how the process ended by itself; nil where it did not.
-func (p *process) fell() error {
+// over says whether the process has ended.
+func (p *process) over() bool {
 	select {
 	case <-p.ended:
+		return true
 	default:
+		return false
+	}
+}
+
+// gaveUp says whether a process that fell did so in order, saying that it could
+// not go on.
+func (p *process) gaveUp() bool { return p.cmd.ProcessState.ExitCode() == 1 }
+
+// fell says how the process ended by itself; nil where it did not.
+func (p *process) fell() error {
+	if !p.over() {
 		return nil
 	}
 	if p.killed.Load() || p.closing.Load() {

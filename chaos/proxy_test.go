@@ -4,6 +4,7 @@ package chaos_test
 
 import (
 	"net"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -12,17 +13,30 @@ import (
 type direction int
 
 const (
-	up   direction = iota // to the server
-	down                  // to the resource server
+	up   direction = iota // to who is connected to
+	down                  // to who connected
 )
 
-// proxy stands between a resource server and the server and does to their
-// connections what networks do. It begins as a good one.
+// paths are the proxies on the ways between one process and others.
+type paths []*proxy
+
+func (ps paths) each(do func(*proxy)) {
+	for _, p := range ps {
+		do(p)
+	}
+}
+
+func (ps paths) stall(ds ...direction) { ps.each(func(p *proxy) { p.stall(ds...) }) }
+func (ps paths) clear()                { ps.each((*proxy).clear) }
+func (ps paths) close()                { ps.each((*proxy).close) }
+
+// proxy stands between two processes and does to their connections what
+// networks do. It begins as a good one.
 type proxy struct {
 	listener net.Listener
-	target   string
 
 	mu      sync.Mutex
+	target  string // host and port, or the path of a socket
 	links   map[*link]struct{}
 	delay   time.Duration
 	grain   int              // octets that go at a time; 0: as they come
@@ -34,7 +48,7 @@ type proxy struct {
 
 // link is one connection through the proxy.
 type link struct {
-	ends   [2]net.Conn   // the resource server's, and the server's
+	ends   [2]net.Conn   // of who connected, and of who was connected to
 	gone   [2]bool       // ends that the network took away without a word to the other; guarded by mu
 	closed chan struct{} // both are
 	once   sync.Once
@@ -73,7 +87,14 @@ func (p *proxy) accept() {
 }
 
 func (p *proxy) connect(conn net.Conn) {
-	there, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	network := "tcp"
+	if filepath.IsAbs(target) {
+		network = "unix"
+	}
+	there, err := net.DialTimeout(network, target, 5*time.Second)
 	if err != nil {
 		reset(conn)
 		return
@@ -273,6 +294,14 @@ func (p *proxy) all() (links []*link) {
 		links = append(links, l)
 	}
 	return links
+}
+
+// lead has connections go elsewhere, and cuts those that there are.
+func (p *proxy) lead(target string) {
+	p.mu.Lock()
+	p.target = target
+	p.mu.Unlock()
+	p.cut()
 }
 
 func (p *proxy) close() {

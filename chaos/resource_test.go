@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +21,12 @@ import (
 
 // resourceConfig is what the process of a resource server gets.
 type resourceConfig struct {
-	URL, Key, Name string
+	URL, Key, Name string        // addresses of all nodes
 	Tolerance      time.Duration // of a route; 0: there is none
 	Board          string        // file
 	Capacity       int           // of the board
 	Row            int           // of this one's loop
+	Leisure        int           // how many times as long as it takes the loop rests
 	Verbose        bool
 }
 
@@ -41,7 +43,7 @@ func playResource(ctx context.Context, text string) error {
 	if err != nil {
 		return err
 	}
-	go (&loop{verifier: v, board: b, row: c.Row}).run() // until the process ends
+	go (&loop{verifier: v, board: b, row: c.Row, leisure: time.Duration(c.Leisure)}).run() // until the process ends
 	return serveResource(ctx, c, v)
 }
 
@@ -81,15 +83,13 @@ type loop struct {
 	verifier *quash.Verifier
 	board    *board
 	row      int
+	leisure  time.Duration // without a unit
 	tokens   []string
 }
 
 // others is how many of the tokens before the first one are asked for at a
-// time; leisure, how many times as long as it takes the loop rests.
-const (
-	others  = 8
-	leisure = 3
-)
+// time.
+const others = 8
 
 func (l *loop) run() {
 	for {
@@ -104,7 +104,7 @@ func (l *loop) run() {
 		for n := first; n < count; n++ {
 			l.ask(n)
 		}
-		time.Sleep(min(max(leisure*time.Since(began), time.Millisecond), 50*time.Millisecond))
+		time.Sleep(min(max(l.leisure*time.Since(began), time.Millisecond), 50*time.Millisecond))
 	}
 }
 
@@ -124,12 +124,12 @@ func (l *loop) ask(n int) {
 	}
 }
 
-// resource is a resource server: one process at a time, reached over a proxy
-// by nothing but the feed.
+// resource is a resource server: one process at a time, which reaches each node
+// over a proxy, for the feed.
 type resource struct {
 	stage  *stage
 	config resourceConfig
-	proxy  *proxy
+	paths  paths                  // to the nodes, in their order
 	url    atomic.Pointer[string] // nil while there is no process
 	starts atomic.Int64
 	strict int // row of those who ask over HTTP
@@ -140,7 +140,7 @@ type resource struct {
 
 // start starts a process and waits until it is ready.
 func (r *resource) start() error {
-	p, err := launch(r.config.Name, "resource", r.config)
+	p, err := launch(r.config.Name, "resource", r.config, os.Stderr)
 	if err != nil {
 		return err
 	}
@@ -245,12 +245,13 @@ type probe struct {
 }
 
 const (
-	probeRest    = 5 * time.Millisecond
+	probeRest    = 5 * time.Millisecond   // for each node that takes its share of the machine
 	probeTimeout = 500 * time.Millisecond // so that one who wakes is asked again soon
 )
 
 func (p *probe) run(ctx context.Context) {
 	b := p.resource.stage.board
+	rest := probeRest * time.Duration(len(p.resource.paths))
 	for n := 0; ctx.Err() == nil; n++ {
 		first, count := int(atomic.LoadInt64(b.first())), int(atomic.LoadInt64(b.count()))
 		switch {
@@ -260,7 +261,7 @@ func (p *probe) run(ctx context.Context) {
 		default:
 			p.ask(ctx, first+n%(count-first))
 		}
-		time.Sleep(probeRest)
+		time.Sleep(rest)
 	}
 }
 

@@ -3,10 +3,13 @@
 package chaos_test
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -22,24 +25,33 @@ import (
 var verbose = flag.Bool("chaos.v", false, "print what every process logs")
 
 const (
-	leaseLength = 2 * time.Second
-	tolerance   = time.Second // of the one route that accepts when stale
+	leaseLength = 2 * time.Second // where a plan has no other
+	tolerance   = time.Second     // of the one route that accepts when stale
 	// patience bounds what must come by itself, on a machine that is busy with
 	// other things too.
 	patience = time.Minute
 )
 
-// stage is a server and its resource servers, each a process of its own, with
-// the network between them and those who watch.
+// plan says what a stage consists of.
+type plan struct {
+	nodes, resources int
+	capacity         int           // tokens
+	lease            time.Duration // 0: leaseLength
+	shared           *database     // nil: one node's own
+}
+
+// stage is nodes and resource servers, each a process of its own, with the
+// network between them and those who watch.
 type stage struct {
 	t         *testing.T
 	began     time.Time
+	lease     time.Duration
+	secret    [32]byte // of the nodes
+	shared    *database
 	board     *board
-	node      *node
+	nodes     []*node
 	resources []*resource
 	http      *http.Client
-	private   *client.Client
-	public    *client.Client
 	witnesses []witness
 
 	watching context.Context // until the processes are ended
@@ -57,83 +69,104 @@ type witness struct {
 	late time.Duration // for how long after a lease it may accept; 0: it may not
 }
 
-// raise starts a server and resource servers, for a number of tokens, and has
-// them watched until the test ends.
-func raise(t *testing.T, resources, capacity int) *stage {
+// raise starts what a plan has, and has the resource servers watched until the
+// test ends.
+func raise(t *testing.T, p plan) *stage {
 	t.Helper()
 	dir := t.TempDir()
-	s := &stage{t: t, began: time.Now(), http: &http.Client{
+	s := &stage{t: t, began: time.Now(), lease: cmp.Or(p.lease, leaseLength), shared: p.shared, http: &http.Client{
 		Timeout: 90 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64},
 	}}
+	rand.Read(s.secret[:])
 	file := filepath.Join(dir, "board")
 	var err error
-	if s.board, err = openBoard(file, capacity); err != nil {
+	if s.board, err = openBoard(file, p.capacity); err != nil {
 		t.Fatal(err)
 	}
 	watching, halt := context.WithCancel(context.Background())
 	s.watching = watching
 	t.Cleanup(func() { s.strike(halt) })
-	if err := s.serve(filepath.Join(dir, "data")); err != nil {
+	if err := s.serve(dir, p.nodes); err != nil {
 		t.Fatal(err)
 	}
-	for i := range resources {
-		if err := s.add(file, i); err != nil {
+	for i := range p.resources {
+		if err := s.add(file, i, p.resources); err != nil {
 			t.Fatal(err)
 		}
 	}
-	failed := make(chan error, resources)
-	for _, r := range s.resources {
-		go func() { failed <- r.start() }()
-	}
-	for range s.resources {
-		err = errors.Join(err, <-failed)
-	}
-	if err != nil {
+	if err := together(s.resources, (*resource).start); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// serve starts the server.
-func (s *stage) serve(data string) (err error) {
-	s.node = &node{stage: s, config: serverConfig{
-		Data: data, Public: freeAddress(), Private: freeAddress(), Lease: leaseLength, Verbose: *verbose,
-	}}
-	if s.public, err = client.New(client.Config{URL: "http://" + s.node.config.Public, HTTP: s.http}); err != nil {
-		return err
+// together does something to all at once.
+func together[T any](all []T, do func(T) error) (err error) {
+	failed := make(chan error, len(all))
+	for _, x := range all {
+		go func() { failed <- do(x) }()
 	}
-	if s.private, err = client.New(client.Config{URL: "http://" + s.node.config.Private, HTTP: s.http}); err != nil {
-		return err
+	for range all {
+		err = errors.Join(err, <-failed)
 	}
-	if err := s.node.start(); err != nil {
-		return err
-	}
-	key, err := os.ReadFile(filepath.Join(data, "admin.key"))
-	if err != nil {
-		return err
-	}
-	s.private, err = client.New(client.Config{
-		URL: "http://" + s.node.config.Private, Key: strings.TrimSpace(string(key)), HTTP: s.http,
-	})
 	return err
 }
 
-// add prepares a resource server. The first has a route that accepts when
-// stale.
-func (s *stage) add(board string, i int) error {
+// serve starts the nodes: the first alone, because it makes the key for all.
+func (s *stage) serve(dir string, nodes int) error {
+	for range nodes {
+		n, err := s.newNode(dir)
+		if err != nil {
+			return err
+		}
+		s.nodes = append(s.nodes, n)
+	}
+	if err := s.nodes[0].start(); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(filepath.Join(s.nodes[0].config.Data, "admin.key"))
+	if err != nil {
+		return err
+	}
+	for _, n := range s.nodes {
+		if err := n.takes(strings.TrimSpace(string(key))); err != nil {
+			return err
+		}
+	}
+	if s.shared != nil {
+		if err := s.shared.connect(s.watching); err != nil {
+			return err
+		}
+	}
+	return together(s.nodes[1:], (*node).start)
+}
+
+// at returns the node that somebody happens to speak to.
+func (s *stage) at() *node { return s.nodes[mathrand.IntN(len(s.nodes))] }
+
+// add prepares a resource server, one of several. The first has a route that
+// accepts when stale.
+func (s *stage) add(board string, i, of int) error {
 	name := fmt.Sprintf("resource-%d", i)
-	key, err := s.private.Admin().CreateKey(s.watching, client.NewKey{Name: name, Scopes: []string{"feed"}})
+	key, err := s.nodes[0].private.Admin().CreateKey(s.watching, client.NewKey{Name: name, Scopes: []string{"feed"}})
 	if err != nil {
 		return err
 	}
-	p, err := newProxy(s.node.config.Private)
-	if err != nil {
-		return err
+	r := &resource{stage: s}
+	var urls []string
+	for _, n := range s.nodes {
+		p, err := newProxy(n.config.Private)
+		if err != nil {
+			return err
+		}
+		r.paths, n.paths = append(r.paths, p), append(n.paths, p)
+		urls = append(urls, "http://"+p.address())
 	}
-	r := &resource{stage: s, proxy: p, config: resourceConfig{
-		URL: "http://" + p.address(), Key: key.Secret, Name: name,
-		Board: board, Capacity: s.board.capacity, Row: s.witness(name+" in its process", 0), Verbose: *verbose,
-	}}
+	r.config = resourceConfig{
+		URL: strings.Join(urls, ","), Key: key.Secret, Name: name,
+		Board: board, Capacity: s.board.capacity, Row: s.witness(name+" in its process", 0),
+		Leisure: 2 * of, Verbose: *verbose,
+	}
 	r.strict = s.witness(name+" over HTTP", 0)
 	probes := []probe{{r, routeStrict, r.strict, -1}}
 	if i == 0 {
@@ -155,7 +188,10 @@ func (s *stage) witness(name string, late time.Duration) (row int) {
 
 // strike ends all that raise began. Nothing may have ended by itself.
 func (s *stage) strike(halt context.CancelFunc) {
-	processes := []*process{s.node.current()}
+	var processes []*process
+	for _, n := range s.nodes {
+		processes = append(processes, n.current())
+	}
 	for _, r := range s.resources {
 		processes = append(processes, r.current())
 	}
@@ -171,7 +207,10 @@ func (s *stage) strike(halt context.CancelFunc) {
 	halt()
 	s.done.Wait()
 	for _, r := range s.resources {
-		r.proxy.close()
+		r.paths.close()
+	}
+	if s.shared != nil {
+		s.shared.close()
 	}
 	s.http.CloseIdleConnections()
 	if err := s.board.close(); err != nil {
@@ -180,14 +219,21 @@ func (s *stage) strike(halt context.CancelFunc) {
 	s.tell()
 }
 
-// tell prints what happened before the test failed.
+// tell prints what happened before the test failed, or where somebody wants to
+// know.
 func (s *stage) tell() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.t.Failed() {
+	if s.t.Failed() || *verbose {
 		s.t.Logf("what happened:\n%s", strings.Join(s.events, "\n"))
+		for _, n := range s.nodes {
+			s.t.Logf("what %s said at last:\n%s", n.name, last(n.log.String(), 4000))
+		}
 	}
 }
+
+// last returns the end of a text.
+func last(text string, octets int) string { return text[max(0, len(text)-octets):] }
 
 // note keeps what happens for who looks for the cause of a failure.
 func (s *stage) note(format string, args ...any) {
@@ -213,11 +259,14 @@ func (s *stage) violation(format string, args ...any) {
 	s.t.Errorf(format, args...)
 }
 
-// ready returns nil where the server answers on both of its listeners.
-func (s *stage) ready() error {
-	ctx, cancel := context.WithTimeout(s.watching, time.Second)
-	defer cancel()
-	return errors.Join(s.private.Ready(ctx), s.public.Ready(ctx))
+// ready returns nil where some node answers.
+func (s *stage) ready() (err error) {
+	for _, n := range s.nodes {
+		if err = n.ready(); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // await waits for something that must come by itself.
