@@ -47,6 +47,41 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 	})
 }
 
+// Tokens that are in use stay while others are seen that never come again.
+func TestAStormDoesNotDriveOutWhatIsInUse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const hot, storm = 200, 4000
+		n := newNode(t)
+		c := n.config()
+		c.CacheBytes = 1 << 20
+		v, _ := n.open(c)
+		tokens, kept := n.tokens(hot), make([]*quash.Claims, hot)
+		misses := 0
+		use := func() {
+			for i, token := range tokens {
+				claims, err := v.Verify(token)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if claims != kept[i] {
+					misses++
+				}
+				kept[i] = claims
+			}
+		}
+		use()
+		for i := range storm {
+			wantAccepted(t, v, n.token(claims{"jti": fmt.Sprint("storm_", i)}), "of the storm")
+			if i%100 == 0 {
+				use()
+			}
+		}
+		if cold := misses - hot; cold > storm/100*hot/20 {
+			t.Errorf("in a storm of %d tokens, %d of %d uses of others found them gone, want at most 5 in 100", storm, cold, storm/100*hot)
+		}
+	})
+}
+
 func heap() int64 {
 	runtime.GC()
 	runtime.GC()

@@ -10,10 +10,12 @@ import (
 // CacheBytes returns what the verifier's cache counts, and what is really in
 // it: the sum over its entries, and how many they are.
 func CacheBytes(v *Verifier) (counted, sum int64, entries int) {
-	for i := range v.cache.slots {
-		if e := v.cache.slots[i].Load(); e != nil {
-			sum += e.bytes()
-			entries++
+	for i := range v.cache.sets {
+		for j := range v.cache.sets[i].entries {
+			if e := v.cache.sets[i].entries[j].Load(); e != nil {
+				sum += e.bytes()
+				entries++
+			}
 		}
 	}
 	return v.cache.bytes.Load(), sum, entries

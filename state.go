@@ -52,6 +52,30 @@ type scratch struct {
 	token    jws.Token
 	members  []jws.Member
 	elements [][]byte
+	value    []byte          // of a claim, as it is compared
+	text     strings.Builder // what outlives the scratch
+}
+
+// keep returns a string claim, as a part of text.
+func (s *scratch) keep(value []byte) (claim string, ok bool) {
+	s.value, ok = jws.AppendString(s.value[:0], value)
+	start := s.text.Len()
+	s.text.Write(s.value)
+	return s.text.String()[start:], ok
+}
+
+// begin makes text one piece of memory with room for what is kept of a token.
+func (s *scratch) begin(token string) {
+	n := len(token)
+	for _, m := range s.members {
+		switch m.Name {
+		case "sub", "client_id", "sid", "jti":
+			n += len(m.Value)
+		}
+	}
+	s.text.Reset()
+	s.text.Grow(n)
+	s.text.WriteString(token)
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -66,6 +90,9 @@ func (st *state) verify(token string, now time.Time) (*entry, error) {
 	}
 	e := &entry{generation: st.generation}
 	e.position.Store(nowhere)
+	e.claims.Audience = e.one[:0]
+	s.begin(token)
+	e.claims.token = s.text.String()
 	if err := st.read(s, &e.claims); err != nil {
 		return nil, err
 	}
@@ -76,10 +103,9 @@ func (st *state) verify(token string, now time.Time) (*entry, error) {
 	if err := st.check(&e.claims, notBefore, now); err != nil {
 		return nil, err
 	}
-	if e.keys, err = st.revocationKeys(s); err != nil {
+	if e.keys, err = st.revocationKeys(s, e.few[:0]); err != nil {
 		return nil, err
 	}
-	e.claims.token = strings.Clone(token)
 	e.expires = e.claims.Expires.UnixNano()
 	return e, nil
 }
@@ -120,15 +146,15 @@ func (st *state) read(s *scratch, c *Claims) error {
 		case "iss":
 			c.Issuer, ok = st.known(m.Value)
 		case "sub":
-			c.Subject, ok = jws.String(m.Value)
+			c.Subject, ok = s.keep(m.Value)
 		case "client_id":
-			c.Client, ok = jws.String(m.Value)
+			c.Client, ok = s.keep(m.Value)
 		case "sid":
-			c.Session, ok = jws.String(m.Value)
+			c.Session, ok = s.keep(m.Value)
 		case "jti":
-			c.ID, ok = jws.String(m.Value)
+			c.ID, ok = s.keep(m.Value)
 		case "aud":
-			c.Audience, ok = st.audiences(s, m.Value)
+			c.Audience, ok = st.audiences(s, c.Audience, m.Value)
 		case "iat":
 			c.IssuedAt, ok = instant(m.Value)
 		case "exp":
@@ -167,17 +193,16 @@ func (st *state) check(c *Claims, notBefore, now time.Time) error {
 	return nil
 }
 
-// revocationKeys returns the keys of the revocations that would name the
+// revocationKeys appends the keys of the revocations that would name the
 // token: one for each value of each claim that any record names. A number that
 // cannot be told from its neighbours leaves in doubt what names it, which
 // refuses.
-func (st *state) revocationKeys(s *scratch) ([]revset.Key, error) {
-	keys := make([]revset.Key, 0, len(st.names))
-	if _, ok := slices.BinarySearch(st.names, kidClaim); ok {
-		keys = append(keys, st.key(kidClaim, s.token.Header.KeyID))
+func (st *state) revocationKeys(s *scratch, keys []revset.Key) ([]revset.Key, error) {
+	if st.revocable(kidClaim) {
+		keys = append(keys, revset.KeyOf(st.secret, st.issuer, kidClaim, s.token.Header.KeyID))
 	}
 	for _, m := range s.members {
-		if _, ok := slices.BinarySearch(st.names, m.Name); !ok || m.Name == kidClaim {
+		if m.Name == kidClaim || !st.revocable(m.Name) {
 			continue
 		}
 		values, ok := jws.Elements(s.elements[:0], m.Value)
@@ -188,11 +213,10 @@ func (st *state) revocationKeys(s *scratch) ([]revset.Key, error) {
 			if !nameable(value) {
 				continue
 			}
-			text, ok := jws.Text(value)
-			if !ok {
+			if s.value, ok = jws.AppendText(s.value[:0], value); !ok {
 				return nil, invalid("claim " + strconv.Quote(m.Name) + " is revocable and has a number that is too large to compare")
 			}
-			keys = append(keys, st.key(m.Name, text))
+			keys = append(keys, revset.KeyOf(st.secret, st.issuer, m.Name, s.value))
 		}
 	}
 	return keys, nil
@@ -209,21 +233,31 @@ func nameable(value []byte) bool {
 	return true
 }
 
-func (st *state) key(claim, value string) revset.Key {
-	return revset.KeyOf(st.secret, st.issuer, claim, value)
+// revocable says whether any record names the claim. Most tokens' claims are
+// told apart from a few names by their length.
+func (st *state) revocable(claim string) bool {
+	if len(st.names) <= 16 {
+		return slices.Contains(st.names, claim)
+	}
+	_, ok := slices.BinarySearch(st.names, claim)
+	return ok
 }
 
-// revoked says whether a record kills the token. It looks the keys up only
-// where the set has changed since they were last looked up in vain. The
-// position is loaded before the look-up: what is found is then true of that
-// position at least.
+// revoked says whether a record kills the token. It looks up only those keys
+// that may have changed since they were last looked up in vain. The position
+// is loaded before the look-up: what is found is then true of that position at
+// least.
 func (st *state) revoked(e *entry) bool {
-	at := st.set.Position()
-	if e.position.Load() == at {
+	at, since := st.set.Position(), e.position.Load()
+	if since == at {
 		return false
 	}
-	for _, k := range e.keys {
-		if before, _, ok := st.set.Lookup(k); ok && e.claims.Revision < before {
+	for i := range e.keys {
+		k := &e.keys[i]
+		if since != nowhere && st.set.Changed(k) <= since {
+			continue
+		}
+		if before, _, ok := st.set.Lookup(*k); ok && e.claims.Revision < before {
 			return true
 		}
 	}
@@ -244,18 +278,19 @@ func (st *state) known(value []byte) (string, bool) {
 	return jws.String(value)
 }
 
-// audiences reads aud: a string, or an array of strings (RFC 7519, section
-// 4.1.3).
-func (st *state) audiences(s *scratch, value []byte) ([]string, bool) {
+// audiences appends what aud says: a string, or an array of strings (RFC 7519,
+// section 4.1.3).
+func (st *state) audiences(s *scratch, list []string, value []byte) ([]string, bool) {
 	elements, ok := jws.Elements(s.elements[:0], value)
 	if s.elements = elements; !ok {
 		s.elements = append(s.elements[:0], value)
 	}
-	list := make([]string, len(s.elements))
-	for i, element := range s.elements {
-		if list[i], ok = st.known(element); !ok {
+	for _, element := range s.elements {
+		name, ok := st.known(element)
+		if !ok {
 			return nil, false
 		}
+		list = append(list, name)
 	}
 	return list, true
 }

@@ -39,6 +39,11 @@ type sizes struct {
 	warm        int           // revocations before, so that the store's write-ahead log has grown as far as it will
 	perSecond   float64       // revocations that come at a rate
 	sustain     time.Duration // of a round of them
+	tails       int           // rounds of slow calls
+	tailFor     time.Duration // of each of them
+	entries     []int         // of sets that grow
+	logs        []int         // revocations that live, from few to many
+	population  int           // tokens that come at a small cache
 }
 
 var full = sizes{
@@ -61,6 +66,12 @@ var full = sizes{
 	warm:      500,
 	perSecond: 5000,
 	sustain:   2 * time.Second,
+	tails:     5,
+	tailFor:   2 * time.Second,
+
+	entries:    []int{10_000, 100_000, 1_000_000, 10_000_000},
+	logs:       []int{1000, 10_000, 100_000, 1_000_000},
+	population: 20_000,
 }
 
 // candidate does something once a round and returns what it costs or gives.

@@ -33,6 +33,11 @@ var tiny = sizes{
 	warm:        2,
 	perSecond:   500,
 	sustain:     20 * time.Millisecond,
+	tails:       1,
+	tailFor:     40 * time.Millisecond,
+	entries:     []int{100, 1000},
+	logs:        []int{10, 100},
+	population:  50,
 }
 
 // Every candidate checks what it measures, so that a figure is never one of
@@ -118,5 +123,53 @@ func TestSubjectsAreChosenByName(t *testing.T) {
 	}
 	if _, err := choose("speed"); err == nil {
 		t.Error("got no error for a subject that is not there")
+	}
+}
+
+// A ratio that got worse is found, whichever way is better, and noise is not.
+func TestWorseRatiosAreFound(t *testing.T) {
+	of := func(speed, time, rate float64) *report {
+		r := new(report)
+		r.add("s", []row{
+			{What: "speed", Ratio: speed, Higher: true},
+			{What: "time", Ratio: time},
+			{What: "rate", Ratio: rate, Higher: true},
+		})
+		return r
+	}
+	before := of(3, 1.1, 4)
+	if got := of(2.1, 1.6, 2.7).worse(before); len(got) != 0 {
+		t.Errorf("got %q, want nothing: it is within %v", got, worst)
+	}
+	if got := of(1.9, 1.7, 2.6).worse(before); len(got) != 3 {
+		t.Errorf("got %q, want all three", got)
+	}
+	if got := new(report).worse(before); len(got) != 0 {
+		t.Errorf("got %q of a run that measured nothing", got)
+	}
+}
+
+func TestChartsAreDocuments(t *testing.T) {
+	r := newReport(time.Unix(0, 0))
+	w := times("uncached", seconds, []float64{3e-6}, "golang-jwt", []float64{1e-4}, bound{})
+	r.add("verify", []row{w, w})
+	all := r.charts("a machine")
+	if len(all) != 1 {
+		t.Fatalf("got %d charts of one subject", len(all))
+	}
+	var out bytes.Buffer
+	if err := all["verify.svg"].draw(&out); err != nil {
+		t.Fatal(err)
+	}
+	if err := xml.Unmarshal(out.Bytes(), new(struct{})); err != nil {
+		t.Errorf("got %v, want an XML document", err)
+	}
+	for _, want := range []string{">uncached<", ">golang-jwt<", ">3.0 µs<", ">100.0 µs<", "a machine"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got a chart without %q", want)
+		}
+	}
+	if strings.Contains(out.String(), "NaN") || strings.Contains(out.String(), "Inf") {
+		t.Error("got a place that is not a number")
 	}
 }

@@ -214,7 +214,7 @@ func (f *fleet) newDurableNode() (*durableNode, error) {
 			return nil, err
 		}
 	}
-	n, err := startNode(revlog.FromStore(store), f.secure)
+	n, err := startNode(revlog.FromStore(store, nil), f.secure)
 	if err != nil {
 		return nil, err
 	}

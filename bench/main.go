@@ -8,12 +8,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -47,55 +49,94 @@ var subjects = []subject{
 	{"lookup", measureLookup},
 	{"durable", measureDurable},
 	{"fanout", measureFanOut},
+	{"request", measureRequest},
+	{"http", measureHTTP},
+	{"tail", measureTail},
+	{"growth", measureGrowth},
+	{"cache", measureCache},
 }
+
+// own is measured beside floors.
+var own = []string{"verify", "lookup", "durable", "fanout"}
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	file := flags.String("json", "", "`file` for the results, with fanout.svg beside it; a whole run writes results/latest.json unless told otherwise")
-	only := flags.String("only", "", "comma-separated `subjects`: verify, lookup, durable, fanout (default all)")
+	file := flags.String("json", "", "`file` for the results, with the plots beside it; a whole run writes results/latest.json unless told otherwise")
+	only := flags.String("only", "", "comma-separated `subjects`: "+strings.Join(names(), ", ")+" (default verify, lookup, durable, fanout)")
 	dir := flags.String("dir", ".", "`directory` for data, on the disk to measure")
+	compare := flags.Bool("compare", false, "measure beside peers: "+strings.Join(comparison, ", ")+"; writes "+compareFile)
+	quick := flags.Bool("quick", false, "a short run, whose ratios are held against those of "+compareFile)
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	size := full
+	switch {
+	case *quick:
+		*only, size = cmp.Or(*only, strings.Join(short, ",")), full.quick()
+	case *compare:
+		*only, *file = cmp.Or(*only, strings.Join(comparison, ",")), cmp.Or(*file, compareFile)
+	case *only == "":
+		*only, *file = strings.Join(own, ","), cmp.Or(*file, "results/latest.json")
 	}
 	chosen, err := choose(*only)
 	if err != nil {
 		return err
-	}
-	if *file == "" && *only == "" {
-		*file = "results/latest.json"
 	}
 	data, err := os.MkdirTemp(*dir, ".bench-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(data)
-	b := &bench{ctx: ctx, dir: data, sizes: full, progress: newProgress(os.Stderr)}
-	result := newReport(time.Now())
-	for _, s := range chosen {
-		rows, err := s.measure(b)
-		b.progress.clear()
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		result.add(s.name, rows)
+	b := &bench{ctx: ctx, dir: data, sizes: size, progress: newProgress(os.Stderr)}
+	result, err := b.measure(chosen)
+	if err != nil {
+		return err
 	}
-	result.FanOut, result.Notes = b.points, b.notes
+	if *compare {
+		result.Peers = peerVersions()
+	}
 	result.print(out)
+	if *quick {
+		return result.hold(compareFile, out)
+	}
 	if *file == "" {
 		return nil
 	}
 	return result.write(*file)
 }
 
-func choose(names string) ([]subject, error) {
-	if names == "" {
-		return subjects, nil
+func (b *bench) measure(chosen []subject) (*report, error) {
+	result := newReport(time.Now())
+	for _, s := range chosen {
+		start := time.Now()
+		rows, err := s.measure(b)
+		b.progress.clear()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		if b.progress.out != nil {
+			fmt.Fprintf(b.progress.out, "%s took %v\n", s.name, time.Since(start).Round(time.Second))
+		}
+		result.add(s.name, rows)
+		runtime.GC()
 	}
+	result.FanOut, result.Notes = b.points, b.notes
+	return result, nil
+}
+
+func names() (all []string) {
+	for _, s := range subjects {
+		all = append(all, s.name)
+	}
+	return all
+}
+
+func choose(list string) ([]subject, error) {
 	var chosen []subject
-	for name := range strings.SplitSeq(names, ",") {
+	for name := range strings.SplitSeq(list, ",") {
 		i := slices.IndexFunc(subjects, func(s subject) bool { return s.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("only: there is no subject %q; there are verify, lookup, durable and fanout", name)
+			return nil, fmt.Errorf("only: there is no subject %q; there are %s", name, strings.Join(names(), ", "))
 		}
 		chosen = append(chosen, subjects[i])
 	}

@@ -33,6 +33,7 @@ type memoryLog struct {
 	changed chan struct{}
 
 	mu      sync.Mutex
+	pruned  uint64          // up to there
 	records []revset.Record // the one at position p stands at p-1
 	node    []issuer.Node   // the only one's row, once it has one
 }
@@ -85,7 +86,7 @@ func (l *memoryLog) View(_ context.Context, fn func(revlog.Reader) error) error 
 func (l *memoryLog) now() *memoryView {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return &memoryView{l, l.records, l.node}
+	return &memoryView{l, l.pruned, l.records, l.node}
 }
 
 // Update implements [revlog.Source].
@@ -115,6 +116,7 @@ func (l *memoryLog) Changed() <-chan struct{} { return l.changed }
 // memoryView is the log at a moment. It keeps no evidence.
 type memoryView struct {
 	log     *memoryLog
+	pruned  uint64
 	records []revset.Record
 	node    []issuer.Node
 }
@@ -123,7 +125,8 @@ func (v *memoryView) Now() time.Time { return time.Now() }
 
 func (v *memoryView) Log() (issuer.Log, error) {
 	head, _ := v.MarkAt(uint64(len(v.records)))
-	return issuer.Log{ID: "bench", Epoch: 1, HashSecret: v.log.secret, Head: head, MaxLifetime: maxLifetime, Claims: claimNames}, nil
+	pruned, _ := v.MarkAt(v.pruned)
+	return issuer.Log{ID: "bench", Epoch: 1, HashSecret: v.log.secret, Head: head, Pruned: pruned, MaxLifetime: maxLifetime, Claims: claimNames}, nil
 }
 
 func (v *memoryView) Records(after uint64, limit int) ([]revset.Record, feed.Mark, error) {
@@ -151,6 +154,7 @@ func (v *memoryView) Live(yield func(revset.Record) error) error {
 func (v *memoryView) SigningKeys() ([]issuer.SigningKey, error) { return v.log.keys, nil }
 
 func (v *memoryView) Nodes() ([]issuer.Node, error)             { return v.node, nil }
+func (v *memoryView) Drain() (bool, error)                      { return false, nil }
 func (v *memoryView) PutVerifier(issuer.Verifier) error         { return nil }
 func (v *memoryView) PutConfirmation(issuer.Confirmation) error { return nil }
 

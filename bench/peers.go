@@ -45,11 +45,20 @@ type golangClaims struct {
 
 // withGolangJWT checks what golang-jwt can: signature, iss, aud and times.
 func withGolangJWT(keys keyring, alg string) verification {
+	read := golangJWT(keys, alg)
+	return func(token string) error {
+		_, err := read(token)
+		return err
+	}
+}
+
+func golangJWT(keys keyring, alg string) func(token string) (*golangClaims, error) {
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{alg}), jwt.WithIssuer(issuerURL), jwt.WithAudience(audience), jwt.WithExpirationRequired())
 	choose := func(t *jwt.Token) (any, error) { return keys.key(t.Header["kid"]) }
-	return func(token string) error {
-		_, err := parser.ParseWithClaims(token, new(golangClaims), choose)
-		return err
+	return func(token string) (*golangClaims, error) {
+		c := new(golangClaims)
+		_, err := parser.ParseWithClaims(token, c, choose)
+		return c, err
 	}
 }
 

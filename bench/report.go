@@ -22,6 +22,7 @@ const (
 	seconds   unit = "s"
 	perSecond unit = "/s"
 	bytesEach unit = "B"
+	share     unit = "of 1"
 )
 
 // bound is what a figure should be at most or at least; zero does not bound.
@@ -53,6 +54,7 @@ type row struct {
 	Beside      string  `json:"beside"` // floor or peer
 	Theirs      float64 `json:"theirs"`
 	Ratio       float64 `json:"ratio"`
+	Higher      bool    `json:"higher,omitempty"` // a higher ratio is a better one
 	RatioTarget bound   `json:"ratio_target,omitzero"`
 	OursTarget  bound   `json:"ours_target,omitzero"`
 	Met         *bool   `json:"met,omitempty"` // nil where there is no target
@@ -63,13 +65,14 @@ func times(what string, u unit, ours []float64, beside string, theirs []float64,
 	return row{
 		What: what, Unit: u, Ours: median(ours), Beside: beside, Theirs: median(theirs),
 		Ratio: median(quotients(ours, theirs)), RatioTarget: target,
+		Higher: u == perSecond || u == share && target.Least > 0,
 	}
 }
 
 // faster is a row of times that says how many times as fast ours is.
 func faster(what string, ours []float64, beside string, theirs []float64, target bound) row {
 	r := times(what, seconds, ours, beside, theirs, target)
-	r.Ratio = median(quotients(theirs, ours))
+	r.Ratio, r.Higher = median(quotients(theirs, ours)), true
 	return r
 }
 
@@ -78,6 +81,7 @@ type report struct {
 	Date    string   `json:"date"`
 	Machine string   `json:"machine"`
 	Go      string   `json:"go"`
+	Peers   []string `json:"peers,omitempty"` // and their versions
 	Rows    []row    `json:"rows"`
 	FanOut  []point  `json:"fan_out,omitempty"`
 	Notes   []string `json:"notes,omitempty"`
@@ -117,7 +121,7 @@ func (r *report) add(subject string, rows []row) {
 	}
 }
 
-// write makes the file, and the plot beside it where there is one.
+// write makes the file, and the plots beside it.
 func (r *report) write(file string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -127,14 +131,32 @@ func (r *report) write(file string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil || len(r.FanOut) == 0 {
+	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
 		return err
 	}
+	return r.draw(dir)
+}
+
+// draw makes the plots.
+func (r *report) draw(dir string) error {
+	caption := strings.Join([]string{r.Machine, r.Go, r.Date[:len(time.DateOnly)]}, ", ")
 	var drawn bytes.Buffer
-	if err := plot(&drawn, r.FanOut, strings.Join([]string{r.Machine, r.Go, r.Date[:len(time.DateOnly)]}, ", ")); err != nil {
-		return err
+	if len(r.FanOut) > 0 {
+		if err := plot(&drawn, r.FanOut, caption); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, "fanout.svg"), drawn.Bytes(), 0o644)
 	}
-	return os.WriteFile(filepath.Join(dir, "fanout.svg"), drawn.Bytes(), 0o644)
+	for name, c := range r.charts(caption) {
+		drawn.Reset()
+		if err := c.draw(&drawn); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), drawn.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *report) print(out io.Writer) {
@@ -202,6 +224,8 @@ func format(v float64, u unit) string {
 		return fmt.Sprintf("%.1f KiB", v/1024)
 	case u == bytesEach:
 		return fmt.Sprintf("%.1f B", v)
+	case u == share:
+		return fmt.Sprintf("%.1f %%", v*100)
 	case u == perSecond:
 		return thousands(v) + "/s"
 	case v < 1e-6:

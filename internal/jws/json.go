@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -78,11 +79,18 @@ func Elements(dst [][]byte, value []byte) ([][]byte, bool) {
 // String returns the characters of a JSON string. It reports false for
 // anything else.
 func String(value []byte) (string, bool) {
+	text, ok := AppendString(nil, value)
+	return string(text), ok
+}
+
+// AppendString appends the characters of a JSON string to dst. It reports false
+// for anything else.
+func AppendString(dst, value []byte) ([]byte, bool) {
 	s := scanner{text: value}
 	if s.peek() != '"' || !utf8.Valid(value) || s.quoted() != nil || s.pos != len(value) {
-		return "", false
+		return dst, false
 	}
-	return unquote(value), true
+	return appendUnquoted(dst, value), true
 }
 
 // Integer returns a JSON number that is whole, however it is written: 1e3 is
@@ -116,25 +124,33 @@ func NumericDate(value []byte) (sec int64, frac, ok bool) {
 // for anything else, and for numbers of 2^53 or more in magnitude, of which
 // doubles do not tell neighbours apart.
 func Text(value []byte) (string, bool) {
+	text, ok := AppendText(nil, value)
+	return string(text), ok
+}
+
+// AppendText appends a value's [Text] to dst.
+func AppendText(dst, value []byte) ([]byte, bool) {
 	if len(value) == 0 {
-		return "", false
+		return dst, false
 	}
 	switch value[0] {
 	case '"':
-		return String(value)
+		return AppendString(dst, value)
 	case 't', 'f':
-		text := string(value)
-		return text, text == "true" || text == "false"
+		if string(value) != "true" && string(value) != "false" {
+			return dst, false
+		}
+		return append(dst, value...), true
 	}
 	s := scanner{text: value}
 	if s.number() != nil || s.pos != len(value) {
-		return "", false
+		return dst, false
 	}
 	f, err := strconv.ParseFloat(string(value), 64)
 	if err != nil || math.Abs(f) >= 1<<53 {
-		return "", false
+		return dst, false
 	}
-	return formatNumber(f), true
+	return append(dst, formatNumber(f)...), true
 }
 
 // formatNumber differs from strconv in the exponent only, which ECMAScript
@@ -301,7 +317,7 @@ func (s *scanner) member() (name string, value []byte, err error) {
 	if err := s.quoted(); err != nil {
 		return "", nil, err
 	}
-	name = unquote(s.text[start:s.pos])
+	name = nameOf(s.text[start:s.pos])
 	s.space()
 	if !s.take(':') {
 		return "", nil, errSyntax
@@ -396,6 +412,7 @@ func (s *scanner) digits() bool {
 func (s *scanner) quoted() error {
 	for s.pos++; s.pos < len(s.text); s.pos++ {
 		switch c := s.text[s.pos]; {
+		case c > '"' && c != '\\': // nearly all
 		case c == '"':
 			s.pos++
 			return nil
@@ -460,16 +477,13 @@ func hex4(text []byte) (rune, bool) {
 	return r, true
 }
 
-// unquote returns the characters of a string that quoted has stepped over.
-func unquote(text []byte) string {
+// appendUnquoted appends the characters of a string that quoted has stepped
+// over.
+func appendUnquoted(b, text []byte) []byte {
 	text = text[1 : len(text)-1]
 	if bytes.IndexByte(text, '\\') < 0 {
-		if name, ok := common[string(text)]; ok {
-			return name
-		}
-		return string(text)
+		return append(b, text...)
 	}
-	b := make([]byte, 0, len(text))
 	for i := 0; i < len(text); i++ {
 		if text[i] != '\\' {
 			b = append(b, text[i])
@@ -489,23 +503,50 @@ func unquote(text []byte) string {
 		}
 		b = utf8.AppendRune(b, r)
 	}
-	return string(b)
+	return b
 }
 
 var unescaped = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
 
-// common holds the names that nearly every token has, so that reading them
-// does not allocate.
-var common = func() map[string]string {
-	m := make(map[string]string)
-	for _, name := range [...]string{
-		"alg", "kid", "typ", "at+jwt", "ES256", "Ed25519", "EdDSA", "RS256",
-		"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid", "rev", "scope", "roles", "tenant",
-	} {
-		m[name] = name
+// nameOf returns the characters of a name that quoted has stepped over. For
+// those that nearly every token has it does not allocate.
+func nameOf(text []byte) string {
+	switch string(text[1 : len(text)-1]) {
+	case "alg":
+		return "alg"
+	case "kid":
+		return "kid"
+	case "typ":
+		return "typ"
+	case "iss":
+		return "iss"
+	case "sub":
+		return "sub"
+	case "aud":
+		return "aud"
+	case "exp":
+		return "exp"
+	case "nbf":
+		return "nbf"
+	case "iat":
+		return "iat"
+	case "jti":
+		return "jti"
+	case "client_id":
+		return "client_id"
+	case "sid":
+		return "sid"
+	case "rev":
+		return "rev"
+	case "scope":
+		return "scope"
+	case "roles":
+		return "roles"
+	case "tenant":
+		return "tenant"
 	}
-	return m
-}()
+	return string(appendUnquoted(nil, text))
+}
 
 // repeated says whether two members have one name. Beyond a few it takes memory
 // rather than quadratic time.
@@ -517,12 +558,24 @@ func repeated(members []Member) bool {
 		}
 		return len(seen) < len(members)
 	}
+	var kinds uint64 // of names so far: another kind is another name
 	for i, m := range members {
-		for _, other := range members[:i] {
-			if m.Name == other.Name {
-				return true
-			}
+		kind := uint64(1) << (kindOf(m.Name) % 64)
+		if kinds&kind != 0 && named(members[:i], m.Name) {
+			return true
 		}
+		kinds |= kind
 	}
 	return false
+}
+
+func kindOf(name string) int {
+	if name == "" {
+		return 0
+	}
+	return len(name) + 7*int(name[0]) + 3*int(name[len(name)-1])
+}
+
+func named(members []Member, name string) bool {
+	return slices.ContainsFunc(members, func(m Member) bool { return m.Name == name })
 }

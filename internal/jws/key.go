@@ -118,13 +118,33 @@ func (p *PublicKey) signed(text, signature []byte) bool {
 			return false
 		}
 		digest := sha256.Sum256(text)
-		r, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
-		return ecdsa.Verify(key, digest[:], r, s)
+		var stack [72]byte
+		return ecdsa.VerifyASN1(key, digest[:], appendASN1(stack[:0], signature))
 	case *rsa.PublicKey:
 		digest := sha256.Sum256(text)
 		return rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature) == nil
 	}
 	return false
+}
+
+// appendASN1 turns the signature of JWS, r and s of 32 octets each (RFC 7518,
+// section 3.4), into the one of X9.62 in DER, as the standard library takes it.
+func appendASN1(dst, signature []byte) []byte {
+	const sequence, integer = 0x30, 2
+	dst = append(dst, sequence, 0)
+	for n := range slices.Chunk(signature, 32) {
+		for len(n) > 1 && n[0] == 0 {
+			n = n[1:]
+		}
+		if n[0] < 0x80 {
+			dst = append(dst, integer, byte(len(n)))
+		} else { // a 0 in front, or it would be negative
+			dst = append(dst, integer, byte(len(n)+1), 0)
+		}
+		dst = append(dst, n...)
+	}
+	dst[1] = byte(len(dst) - 2)
+	return dst
 }
 
 // MarshalJSON returns the key as a JSON Web Key (RFC 7517) with kid, use and

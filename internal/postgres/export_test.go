@@ -58,3 +58,23 @@ func Faulty(s *Store) func(...storetest.Fault) {
 		faults = next
 	}
 }
+
+// Interrupt lets the next commit of s break off, before it is sent or after it
+// was answered, and calls fn before anybody looks what became of it.
+func Interrupt(s *Store, persisted bool, fn func()) {
+	s.commit = func(c *conn) error {
+		s.commit = (*conn).flush
+		if persisted {
+			if err := c.flush(); err != nil {
+				return err
+			}
+		}
+		fn()
+		_ = c.c.Conn().PgConn().Conn().Close()
+		if !persisted {
+			return c.flush()
+		}
+		c.failed = judge(errInjected)
+		return c.failed
+	}
+}

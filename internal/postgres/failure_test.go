@@ -21,6 +21,7 @@ import (
 // Connections are killed while nodes write: what was answered with success is
 // there once, and what was not is not.
 func TestP1DurableWhenConnectionsAreKilled(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	s := open(t, url)
 	killer := connect(t, url)
@@ -82,6 +83,7 @@ func TestP1DurableWhenConnectionsAreKilled(t *testing.T) {
 // A crash of the server loses nothing that was answered, and the store goes on
 // by itself when the server is back.
 func TestP1DurableWhenTheServerCrashes(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{Fsync: true})
 	s := open(t, c.Database(t))
 	if _, err := s.Update(t.Context(), appendOne("before")); err != nil {
@@ -101,8 +103,53 @@ func TestP1DurableWhenTheServerCrashes(t *testing.T) {
 	}
 }
 
+// The server crashes in the middle of a commit. Numbers of transactions are given
+// again after that, so they prove nothing, but the log does.
+func TestP1DurableWhenTheServerCrashesInACommit(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{Fsync: true})
+	s := open(t, c.Database(t))
+	crash := func() {
+		c.Stop(t, "immediate")
+		c.Start(t)
+	}
+	for n, persisted := range []bool{true, false} {
+		postgres.Interrupt(s, persisted, crash)
+		commit, err := s.Update(t.Context(), appendOne(fmt.Sprint(n)))
+		if want := uint64(n + 1); err != nil || commit.Last != want || commit.Head.Position != want {
+			t.Errorf("persisted %v: got %+v, %v, want position %d", persisted, commit, err, want)
+		}
+	}
+	postgres.Interrupt(s, true, crash)
+	_, err := s.Update(t.Context(), func(tx issuer.Tx) error { return tx.PutNode(issuer.Node{ID: "n1"}) })
+	if !errors.Is(err, issuer.ErrUnknown) {
+		t.Errorf("without a record: got %v, want ErrUnknown", err)
+	}
+	if err := storetest.Check(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+}
+
+// With a synchronous standby, what is answered with success is there as well.
+func TestP1DurableWhenTheStandbyTakesOver(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	standby := c.Standby(t, true)
+	s := open(t, c.URL("postgres"))
+	if _, err := s.Update(t.Context(), appendOne("1")); err != nil {
+		t.Fatal(err)
+	}
+	c.Stop(t, "immediate")
+	standby.Promote(t)
+	got, err := open(t, standby.URL("postgres")).Tail(t.Context(), feed.Mark{}, 10)
+	if err != nil || got.Log.Head.Position != 1 {
+		t.Errorf("got head %d, %v, want 1", got.Log.Head.Position, err)
+	}
+}
+
 // No notification comes through a pooler.
 func TestChangesAreFoundWithoutNotifications(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	direct := c.Database(t)
 	writer, deaf, app := open(t, direct), open(t, c.Bouncer(t, databaseOf(direct))), connect(t, direct)
@@ -124,6 +171,7 @@ func TestChangesAreFoundWithoutNotifications(t *testing.T) {
 }
 
 func TestChangesOfOthersAreNotified(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	a, b := open(t, url), open(t, url)
 	for n := range 3 {
@@ -139,6 +187,7 @@ func TestChangesOfOthersAreNotified(t *testing.T) {
 }
 
 func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
+	t.Parallel()
 	for _, nodes := range []int{2, 8} {
 		url := pgtest.Start(t)
 		var g errgroup.Group
@@ -169,6 +218,7 @@ func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
 }
 
 func TestTablesOfANewerVersion(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	open(t, url)
 	db := connect(t, url)
@@ -181,6 +231,7 @@ func TestTablesOfANewerVersion(t *testing.T) {
 }
 
 func TestAStandbyIsRefused(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	s := open(t, c.URL("postgres"))
 	if _, err := s.Update(t.Context(), appendOne("1")); err != nil {
@@ -193,6 +244,7 @@ func TestAStandbyIsRefused(t *testing.T) {
 }
 
 func TestErrorsNameNoPassword(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{
 		"postgres://quash:hunter2@/nothing?host=/nowhere", "postgres://quash:hunter2@host:port/x", "postgres://quash:hun%ter2@h/x",
 		"host=/nowhere password=hunter2 user=quash", "host=/nowhere password=hunter2 port=x", "postgres://quash:hunter2@h/x?pool_max_conns=many",
@@ -206,6 +258,7 @@ func TestErrorsNameNoPassword(t *testing.T) {
 }
 
 func TestTextThatCannotBeHeldIsRefusedAlone(t *testing.T) {
+	t.Parallel()
 	s := open(t, pgtest.Start(t))
 	if _, err := s.Update(t.Context(), appendOne("a\x00b")); err == nil || !strings.Contains(err.Error(), "U+0000") {
 		t.Errorf("got %v, want an error that names the character", err)
@@ -220,6 +273,7 @@ func TestTextThatCannotBeHeldIsRefusedAlone(t *testing.T) {
 }
 
 func TestThePoolIsBounded(t *testing.T) {
+	t.Parallel()
 	s := open(t, pgtest.Start(t)+"&pool_max_conns=2")
 	if got := s.Stats().Max; got != 2 {
 		t.Errorf("got at most %d connections, want 2", got)

@@ -50,18 +50,19 @@ func follow(ctx context.Context, s *postgres.Store, end uint64) error {
 
 // One of the nodes is behind a pooler in transaction mode.
 func TestP3OrderedUniqueAtomicOverTwoNodes(t *testing.T) {
+	t.Parallel()
 	const writers, each = 64, 8
 	cluster := pgtest.New(t, pgtest.Options{})
 	direct := cluster.Database(t)
 	stores := []*postgres.Store{open(t, direct), open(t, cluster.Bouncer(t, databaseOf(direct)))}
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(t.Context())
 	var mu sync.Mutex
 	owner := map[uint64]string{}
 	for w := range writers {
 		g.Go(func() error {
 			for n := range each {
 				value := fmt.Sprint(w, "-", n)
-				c, err := stores[w%2].Update(t.Context(), appendOne(value))
+				c, err := stores[w%2].Update(ctx, appendOne(value))
 				if err != nil {
 					return err
 				}
@@ -79,7 +80,7 @@ func TestP3OrderedUniqueAtomicOverTwoNodes(t *testing.T) {
 		})
 	}
 	for n := range 4 {
-		g.Go(func() error { return follow(t.Context(), stores[n%2], writers*each) })
+		g.Go(func() error { return follow(ctx, stores[n%2], writers*each) })
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
@@ -128,6 +129,7 @@ func revOf(t *testing.T, g issuer.Grant) uint64 {
 // Whatever is opened or refreshed while all is ended either came before, and
 // then it is dead, or after, and then it lives.
 func TestP9EndedIsEndedOverTwoNodes(t *testing.T) {
+	t.Parallel()
 	nodes := issuers(t)
 	admin := issuer.Actor{Name: "admin:test"}
 	ends := map[string]func(i *issuer.Issuer, target issuer.Target) (issuer.Effect, error){
@@ -206,6 +208,7 @@ func checkEnd(t *testing.T, nodes []*issuer.Issuer, subject string, end func() (
 // Everything that locks is done at once: nothing waits for ever, and nothing
 // fails but for want of what it needs.
 func TestNothingWaitsForEver(t *testing.T) {
+	t.Parallel()
 	nodes := issuers(t)
 	admin := issuer.Actor{Name: "admin:test"}
 	for n := range 4 {
@@ -244,6 +247,7 @@ func TestNothingWaitsForEver(t *testing.T) {
 }
 
 func TestP2TogetherWhenAnEpochBeginsOnAnotherNode(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	a, b := open(t, url), open(t, url)
 	if _, err := a.Update(t.Context(), appendOne("1")); err != nil {

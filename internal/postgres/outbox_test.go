@@ -36,6 +36,7 @@ func take(t *testing.T, s *postgres.Store) (values []string) {
 // The request is part of the application's own transaction, at each level of
 // isolation, whatever becomes of the application.
 func TestP2TogetherWithTheApplicationsOwnChange(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	s, app := open(t, url), connect(t, url)
 	for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
@@ -71,6 +72,7 @@ func TestP2TogetherWithTheApplicationsOwnChange(t *testing.T) {
 
 // A request that commits late has a lower id than those that were taken before.
 func TestARequestThatCommitsLateIsNotMissed(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	s, late, early := open(t, url), connect(t, url), connect(t, url)
 	exec(t, late, `BEGIN; SELECT quash.revoke('sub', 'late')`)
@@ -85,6 +87,7 @@ func TestARequestThatCommitsLateIsNotMissed(t *testing.T) {
 }
 
 func TestEachRequestIsTakenOnce(t *testing.T) {
+	t.Parallel()
 	const requests = 60
 	url := pgtest.Start(t)
 	app := connect(t, url)
@@ -132,6 +135,7 @@ func TestEachRequestIsTakenOnce(t *testing.T) {
 }
 
 func TestRevokeSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	url := pgtest.Start(t)
 	open(t, url)
 	app := connect(t, url)
@@ -158,6 +162,7 @@ func TestRevokeSaysWhatIsWrong(t *testing.T) {
 
 // An application's role can ask, and can read and write nothing.
 func TestAnApplicationMayOnlyAsk(t *testing.T) {
+	t.Parallel()
 	url := pgtest.New(t, pgtest.Options{}).Database(t)
 	s, admin, app := open(t, url), connect(t, url), connect(t, url)
 	exec(t, admin, `CREATE ROLE shop`)

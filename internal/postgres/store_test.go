@@ -68,6 +68,7 @@ func lose(t *testing.T, url string, fn func()) {
 }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		url := pgtest.Start(t)
 		s := open(t, url)

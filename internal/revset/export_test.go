@@ -8,7 +8,7 @@ func (s *Set) SearchLength() (worst float64) {
 		looked := 0
 		for home := range t.tags {
 			at := home
-			for full(t.tags[at%len(t.tags)]) {
+			for t.tags[at%len(t.tags)]&overflowed != 0 {
 				at++
 			}
 			looked += at - home + 1

@@ -14,13 +14,15 @@ type Key [16]byte
 // KeyOf returns the key of a claim's value, as docs/protocol.md defines it:
 // SHA-256 over the secret and the three strings, each behind its length in
 // bytes as four big-endian octets.
-func KeyOf(secret []byte, issuer, claim, value string) Key {
+func KeyOf[V string | []byte](secret []byte, issuer, claim string, value V) Key {
 	var stack [256]byte
 	b := append(stack[:0], secret...)
-	for _, s := range [...]string{issuer, claim, value} {
+	for _, s := range [...]string{issuer, claim} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
 		b = append(b, s...)
 	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(value)))
+	b = append(b, value...)
 	sum := sha256.Sum256(b)
 	return Key(sum[:16])
 }

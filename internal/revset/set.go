@@ -13,6 +13,7 @@ var ErrFull = errors.New("revocation set is full: raise its limit")
 const (
 	defaultLimit = 16_000_000
 	shardCount   = 128
+	changeCount  = 1 << 12
 )
 
 // Set holds the merged record of every key, exactly: all 128 bits of a key
@@ -23,7 +24,8 @@ const (
 // A large set takes less than 30 bytes an entry, and some 18 more where
 // NotBefore is used. It grows one shard of 128 at a time.
 type Set struct {
-	shards [shardCount]atomic.Pointer[table]
+	shards  [shardCount]atomic.Pointer[table]
+	changes [changeCount]atomic.Uint64 // when a key of each kind was last applied
 
 	_      [64]byte // what readers use above stays apart from what changes below
 	limit  int
@@ -51,6 +53,8 @@ func New(limit int) *Set {
 
 func shardOf(k *Key) int { return int(k[0]) % shardCount }
 
+func changeOf(k *Key) int { return (int(k[1])<<8 | int(k[2])) % changeCount }
+
 // Apply merges the records into the set and then publishes position: who
 // loads that position finds all of them. Records may come in any order and
 // more than once.
@@ -61,8 +65,12 @@ func (s *Set) Apply(records []Record, position uint64) error {
 	s.reserve(records)
 	defer func() { s.length.Store(int64(s.count)) }()
 	for i := range records {
-		if err := s.put(&records[i]); err != nil {
+		r := &records[i]
+		if err := s.put(r); err != nil {
 			return err
+		}
+		if c := &s.changes[changeOf(&r.Key)]; c.Load() != position {
+			c.Store(position)
 		}
 	}
 	s.position.Store(position)
@@ -119,6 +127,12 @@ func (s *Set) put(r *Record) error {
 // Position returns the position that was published last. A reader that wants
 // to know up to where its look-ups are complete loads it before them.
 func (s *Set) Position() uint64 { return s.position.Load() }
+
+// Changed returns a position up to which k's entry stands as it does now, in as
+// far as a reader needs to know: where it found nothing at a position that is
+// not less, it still would. Many keys share the answer, so that it takes no
+// search in a large table. Positions must have grown with every Apply.
+func (s *Set) Changed(k *Key) uint64 { return s.changes[changeOf(k)].Load() }
 
 // Len returns the number of entries.
 func (s *Set) Len() int { return int(s.length.Load()) }

@@ -55,7 +55,7 @@ func content(s *revset.Set) map[revset.Key]revset.Record {
 func TestP6SetIsAMapOfMergedRecords(t *testing.T) {
 	universe := append(keys(500, 7), revset.Key{15: 1}, revset.Key{0: 0x80}, revset.Key{0: 0xff})
 	for i := range byte(50) { // keys to be mistaken for one another, or for nothing
-		universe = append(universe, revset.Key{7: i})
+		universe = append(universe, revset.Key{7: i}, revset.Key{7: 0x80 + i})
 	}
 	befores := rapid.OneOf(
 		rapid.Uint64Range(1, 1000),

@@ -13,6 +13,7 @@ import (
 const (
 	groupSlots = 8
 	everySlot  = 0x0101010101010101
+	overflowed = 1 << 63 // in a group's tags: an entry was placed beyond it
 
 	fullNum, fullDen = 11, 12 // a table with so many of its slots taken is full
 
@@ -25,8 +26,9 @@ const (
 
 // table holds the entries of one shard: open addressing in groups of eight
 // slots, sorted by home but for what overflows into the groups that follow. A
-// group's tags show which slots may have a key, so that nearly every search
-// for an absent key ends in their one word.
+// group's tags show which slots may have a key, and whether one that is not
+// there may stand further on, so that most searches for an absent key end in
+// their one word.
 //
 // Slots are taken from the first of a group on and never freed: a table
 // without an entry is another table. The writer stores the tag last,
@@ -39,10 +41,11 @@ type table struct {
 	slots []slot
 	wides []wide
 
-	_      [64]byte // what follows changes, and must not take the readers' cache line away
+	_      [40]byte // what follows changes, and must not take the readers' cache lines away
 	count  int      // slots taken
 	used   int      // of wides, also by entries that have moved on to another
 	oldest uint32   // no entry has a lesser Forget
+	_      [44]byte // to whole cache lines, so that a search reads one of them
 }
 
 type slot struct {
@@ -82,14 +85,21 @@ func (t *table) home(k *Key) int {
 	return int(at)
 }
 
-// tag returns the octet that stands for k. It is at least 2, so that neither
-// it nor a tag that differs from it in the last bit is that of a free slot.
-func tag(k *Key) uint64 { return uint64(max(k[7], 2)) }
+// tag returns the octet that stands for k. Without its first bit, which the
+// last of a group's slots does not have, it is at least 2, so that neither it
+// nor a tag that differs from it in the last bit is that of a free slot.
+func tag(k *Key) uint64 {
+	t := uint64(k[7])
+	if t&^0x80 < 2 {
+		t |= 2
+	}
+	return t
+}
 
 // candidates marks, by its first bit, every octet of a group's tags that
 // equals tag, and now and then one that differs in the last bit.
 func candidates(tags, tag uint64) uint64 {
-	x := tags ^ tag*everySlot
+	x := (tags ^ tag*everySlot) &^ overflowed
 	return (x - everySlot) &^ x & (0x80 * everySlot)
 }
 
@@ -110,7 +120,7 @@ func (t *table) find(k *Key) *slot {
 				return s
 			}
 		}
-		if !full(tags) {
+		if tags&overflowed == 0 {
 			return nil
 		}
 		if at++; at == len(t.tags) {
@@ -158,6 +168,9 @@ func (t *table) add(r *Record) bool {
 func (t *table) place(s slot) (at int, tags uint64) {
 	at = t.home(&s.key)
 	for full(t.tags[at]) {
+		if t.tags[at]&overflowed == 0 {
+			atomic.StoreUint64(&t.tags[at], t.tags[at]|overflowed)
+		}
 		if at++; at == len(t.tags) {
 			at = 0
 		}
@@ -168,7 +181,7 @@ func (t *table) place(s slot) (at int, tags uint64) {
 		t.oldest = forget
 	}
 	t.count++
-	return at, t.tags[at] | tag(&s.key)<<(8*i)
+	return at, t.tags[at] | tag(&s.key)<<(8*i)&^overflowed
 }
 
 // fits tells whether before and notBefore need no wide.
