@@ -84,6 +84,7 @@ func (l *listener) attend(ctx context.Context) error {
 	if _, err := c.Exec(ctx, `SELECT pg_notify('`+channel+`', $1)`, l.s.id); err != nil {
 		return err
 	}
+	l.s.tell() // of what was committed before it listened
 	for {
 		// A connection that is silent for long is asked whether it is there.
 		quiet, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -120,6 +121,7 @@ type position struct {
 func (l *listener) poll(ctx context.Context) {
 	at, err := l.look(ctx)
 	known := err == nil
+	l.s.tell() // of what was committed before it looked
 	for {
 		interval := deafPoll
 		if l.hears.Load() {
