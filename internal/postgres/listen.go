@@ -140,8 +140,8 @@ func (l *listener) poll(ctx context.Context) {
 		at, known = now, true
 		if l.heard.Load() == heard {
 			l.hears.Store(false)
-			l.s.tell()
 		}
+		l.s.tell() // what was heard may have been of another commit
 	}
 }
 
