@@ -154,6 +154,7 @@ func (w *world) finish() {
 		ends.Go(func() { n.stop("at last") })
 	}
 	ends.Wait()
+	time.Sleep(time.Minute) // an http.Transport dials in goroutines that outlive who asked for it
 	w.rest.Wait()
 	if err := w.db.close(); err != nil {
 		w.history.fail("close the database: %v", err)

@@ -21,8 +21,9 @@ const (
 // commit: by notifications, where they come, and by looking at the head.
 type listener struct {
 	s      *Store
-	hears  atomic.Bool  // notifications are known to come
-	heard  atomic.Int64 // how many did
+	hears  atomic.Bool   // notifications are known to come
+	heard  atomic.Int64  // how many did
+	begun  chan struct{} // has a value when they begin to
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
 }
@@ -30,8 +31,9 @@ type listener struct {
 // listen starts the listener. Through a pooler no notification comes.
 func (s *Store) listen(pooled bool) *listener {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &listener{s: s, cancel: cancel}
-	l.ended.Go(func() { l.poll(ctx) })
+	l := &listener{s: s, begun: make(chan struct{}, 1), cancel: cancel}
+	at, _ := l.look(ctx) // where that fails, all is new
+	l.ended.Go(func() { l.poll(ctx, at) })
 	if !pooled {
 		l.ended.Go(func() { l.hear(ctx) })
 	}
@@ -84,7 +86,10 @@ func (l *listener) attend(ctx context.Context) error {
 	if _, err := c.Exec(ctx, `SELECT pg_notify('`+channel+`', $1)`, l.s.id); err != nil {
 		return err
 	}
-	l.s.tell() // of what was committed before it listened
+	select {
+	case l.begun <- struct{}{}: // what was committed before is not notified
+	default:
+	}
 	for {
 		// A connection that is silent for long is asked whether it is there.
 		quiet, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -116,12 +121,10 @@ type position struct {
 	requests             int64
 }
 
-// poll looks at the head, seldom while notifications are known to come. A
-// change that it finds before any notification is a sign that they do not.
-func (l *listener) poll(ctx context.Context) {
-	at, err := l.look(ctx)
-	known := err == nil
-	l.s.tell() // of what was committed before it looked
+// poll looks at the head for what is not as it was at, seldom while
+// notifications are known to come. A change that it finds before any
+// notification is a sign that they do not.
+func (l *listener) poll(ctx context.Context, at position) {
 	for {
 		interval := deafPoll
 		if l.hears.Load() {
@@ -131,13 +134,14 @@ func (l *listener) poll(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.begun:
 		case <-time.After(interval):
 		}
 		now, err := l.look(ctx)
-		if err != nil || known && now == at {
+		if err != nil || now == at {
 			continue
 		}
-		at, known = now, true
+		at = now
 		if l.heard.Load() == heard {
 			l.hears.Store(false)
 		}
