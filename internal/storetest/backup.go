@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -260,6 +261,20 @@ func restoreBreaksOff(t *testing.T, h Harness) {
 	}
 }
 
+// sameText reports whether two compressed files hold the same.
+func sameText(a, b []byte) bool {
+	text := func(file []byte) ([]byte, error) {
+		r, err := gzip.NewReader(bytes.NewReader(file))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(r)
+	}
+	one, errOne := text(a)
+	other, errOther := text(b)
+	return errOne == nil && errOther == nil && bytes.Equal(one, other)
+}
+
 func backupIntoEmpty(t *testing.T, h Harness) {
 	from := h.another(t)
 	fill(t, from.Store)
@@ -271,8 +286,10 @@ func backupIntoEmpty(t *testing.T, h Harness) {
 		cut, flipped := file[:n], slices.Clone(file)
 		flipped[n] ^= 0x10
 		for what, bad := range map[string][]byte{"cut": cut, "flipped": flipped} {
-			_, err := restoreFrom(t.Context(), h.Store, bad, backup.Options{})
-			if err == nil && bytes.Equal(bad[:10], file[:10]) {
+			if sameText(bad, file) {
+				continue // compressed otherwise, and whole
+			}
+			if _, err := restoreFrom(t.Context(), h.Store, bad, backup.Options{}); err == nil {
 				t.Errorf("a file that is %s at %d was restored", what, n)
 			}
 		}
