@@ -22,8 +22,12 @@ func (p *program) showRevocation(cmd *cobra.Command, admin client.Admin, text st
 	return p.print(e, func() { p.showEvidence(e) })
 }
 
-// exactly is a time as evidence needs it.
-const exactly = "2006-01-02 15:04:05.000"
+// seconds is a time as lists show it, and exactly as evidence needs it: both say
+// in which zone, because they are compared with those of other machines.
+const (
+	seconds = "2006-01-02 15:04:05 -07:00"
+	exactly = "2006-01-02 15:04:05.000 -07:00"
+)
 
 func (p *program) showEvidence(e client.Evidence) {
 	from := ""

@@ -221,7 +221,7 @@ func (p *program) revocation(r client.Revocation) error {
 }
 
 func revocationText(r client.Revocation) string {
-	return fmt.Sprintf("%6d  %s  %s", r.Position, r.Time.Local().Format("2006-01-02 15:04:05"), evidence(r))
+	return fmt.Sprintf("%6d  %s  %s", r.Position, r.Time.Local().Format(seconds), evidence(r))
 }
 
 // revoked says what a revocation names.
@@ -262,7 +262,7 @@ func (p *program) audit() *cobra.Command {
 			return p.print(page, func() {
 				var rows [][]string
 				for _, e := range page.Items {
-					rows = append(rows, []string{number(e.ID), e.Time.Local().Format("2006-01-02 15:04:05"), e.Event, e.Actor, of(e), e.Address, e.Reason})
+					rows = append(rows, []string{number(e.ID), e.Time.Local().Format(seconds), e.Event, e.Actor, of(e), e.Address, e.Reason})
 				}
 				p.table("no entries", []string{"ID", "TIME", "EVENT", "BY", "OF", "FROM", "WHY"}, rows)
 			})

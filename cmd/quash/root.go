@@ -176,7 +176,7 @@ func suggestion(cmd *cobra.Command, typed string) string {
 func (p *program) remote(cmd *cobra.Command) *cobra.Command {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&p.url, "url", p.env("QUASH_URL", "http://"+defaultPrivate), "private listener of the server, a `URL` (QUASH_URL)")
-	flags.StringVar(&p.keyFile, "key-file", "", "`FILE` with the API key (default: QUASH_ADMIN_KEY, then admin.key in the data directory)")
+	flags.StringVar(&p.keyFile, "key-file", "", "`FILE` with the API key (default: QUASH_ADMIN_KEY, then admin.key in QUASH_DATA or ./quash-data)")
 	flags.BoolVar(&p.plaintext, "plaintext", false, "allow http to another host, where the network encrypts underneath")
 	return cmd
 }

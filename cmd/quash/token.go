@@ -123,7 +123,7 @@ func moment(n json.Number) string {
 	if !ok {
 		return ""
 	}
-	return t.Local().Format("2006-01-02 15:04:05") + ", " + when(t)
+	return t.Local().Format(seconds) + ", " + when(t)
 }
 
 // lastSecond is the end of the year 9999, beyond which times cannot be told.
