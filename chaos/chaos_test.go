@@ -68,7 +68,7 @@ func play(t *testing.T, s *stage, lasting time.Duration, faults []fault[*node]) 
 	})
 	acts.Wait()
 	l.ends()
-	t.Logf("at the end: %s%s", figures(l, c), l.table("accepted while stale", l.late(), "times PostgreSQL crashed", c.counts[databasesEnded].Load()))
+	t.Logf("at the end: %s%s", figures(l, c), l.table("signing keys withdrawn", l.stolen(), "accepted while stale", l.late(), "times PostgreSQL crashed", c.counts[databasesEnded].Load()))
 	if l.tally.atOnce+l.tally.later == 0 || s.total(asked) == 0 {
 		t.Error("nothing was confirmed or nobody was asked")
 	}

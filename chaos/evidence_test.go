@@ -5,6 +5,7 @@ package chaos_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -152,6 +153,31 @@ func (l *load) present(refreshToken string) (next client.Tokens, refreshed bool)
 		return false
 	})
 	return next, refreshed
+}
+
+// stolen says for how long tokens of the signing keys that were withdrawn went on
+// being accepted anywhere, since the call.
+func (l *load) stolen() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := map[string]time.Duration{}
+	for _, t := range l.tokens {
+		if t.what != "kid revoked" || t.answered == 0 {
+			continue
+		}
+		kid := claim(t.text, "kid")
+		for _, w := range l.witnesses {
+			if w.late == 0 {
+				last[kid] = max(last[kid], time.Duration(l.board.sight(w.row, t.n).accepted-t.began))
+			}
+		}
+	}
+	if len(last) == 0 {
+		return "0"
+	}
+	all := slices.Sorted(maps.Values(last))
+	return fmt.Sprintf("%d, and last accepted anywhere %v after the call in the median, %v at most",
+		len(all), all[len(all)/2].Round(100*time.Microsecond), all[len(all)-1].Round(100*time.Microsecond))
 }
 
 // table is what is told at the end.

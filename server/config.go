@@ -80,9 +80,18 @@ type Config struct {
 	// Default: nobody may.
 	TrustedProxies []netip.Prefix
 
+	// KeyLifetime is how long a key signs before the next, which has been
+	// published for as long, takes its place; 24 h to 365 days. Default 90 days.
+	KeyLifetime time.Duration
+
 	// Secret, 32 octets, is what refresh tokens and sealed signing keys are
 	// made with. Default: the file "secret" in Data, made at the first start.
 	Secret []byte
+	// PreviousSecret, 32 octets, is another one that they may have been made
+	// with: what was in use before, while the secret is changed. The signing keys
+	// are sealed anew with Secret at the start; refresh tokens are as they are
+	// used. Default: none.
+	PreviousSecret []byte
 
 	// Logger receives one event a request and what an operator must see.
 	// Default: discarded.
@@ -107,7 +116,9 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("requests per second: want 1 or more, got %d", c.RequestsPerSecond))
 	}
 	issuing := c.issuing(nil)
-	issuing.Secret = make([]byte, 32) // the true one may not have been made yet
+	if issuing.Secret == nil {
+		issuing.Secret = make([]byte, 32) // the true one may not have been made yet
+	}
 	if c.Issuer == "" && c.Public != "" {
 		errs = append(errs, fmt.Errorf("issuer: the public address %q names no host that clients can reach: want the URL that they use", c.Public))
 		issuing.Issuer = "reported"
@@ -166,7 +177,9 @@ func (c *Config) issuing(live func() int) issuer.Config {
 		MaxSessions:     c.MaxSessions,
 		MaxLive:         c.MaxRevocations,
 		KeepSessions:    c.KeepSessions,
+		KeyLifetime:     c.KeyLifetime,
 		Secret:          c.Secret,
+		PreviousSecret:  c.PreviousSecret,
 		Live:            live,
 		Logger:          c.Logger,
 	}

@@ -191,7 +191,8 @@ func (s *Server) firstAudience() string {
 	return ""
 }
 
-// follow starts what runs until Close: the log, the feed in memory, pruning.
+// follow starts what runs until Close: the log, the feed in memory, pruning, the
+// rotation of signing keys.
 func (s *Server) follow() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
@@ -201,6 +202,7 @@ func (s *Server) follow() {
 	s.stopped.Go(func() { _ = s.log.Run(ctx) })
 	s.stopped.Go(func() { _ = s.feed.Serve(s.memory) })
 	s.stopped.Go(func() { s.prune(ctx) })
+	s.stopped.Go(func() { s.rotate(ctx) })
 }
 
 // The keys, and names, of verifiers in the same process: the server's own, and
@@ -235,6 +237,25 @@ func (s *Server) prune(ctx context.Context) {
 			if err != nil || max(records, sessions) < pruneBatch {
 				break
 			}
+		}
+	}
+}
+
+const rotateEvery = time.Minute
+
+// rotate replaces the signing key when it is time, which may have come while no
+// server ran.
+func (s *Server) rotate(ctx context.Context) {
+	tick := time.NewTicker(rotateEvery)
+	defer tick.Stop()
+	for {
+		if err := s.issuer.RotateIfDue(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.Error("rotating the signing key failed and will be tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }

@@ -29,11 +29,12 @@ const (
 type settings struct {
 	flags *pflag.FlagSet // one for each setting; its name is the setting's
 
-	config     server.Config
-	proxies    []string
-	secretFile string
-	logFormat  string
-	logLevel   string
+	config       server.Config
+	proxies      []string
+	secretFile   string
+	previousFile string
+	logFormat    string
+	logLevel     string
 }
 
 func newSettings() *settings {
@@ -49,6 +50,7 @@ func newSettings() *settings {
 	f.StringSliceVar(&c.Audience, "audience", nil, "aud of every token; can be repeated (default: the issuer)")
 	f.StringVar(&c.Algorithm, "algorithm", "ES256", "of signing keys: ES256, Ed25519 or RS256")
 	f.DurationVar(&c.TokenLifetime, "token-lifetime", 0, "of access tokens, 10s to 24h (default 5m)")
+	f.DurationVar(&c.KeyLifetime, "key-lifetime", 0, "of signing keys, until the next takes its place, 24h to 8760h (default 2160h)")
 	f.DurationVar(&c.IdleTimeout, "idle-timeout", 0, "ends a session that was not refreshed for so long (default 336h)")
 	f.DurationVar(&c.AbsoluteTimeout, "absolute-timeout", 0, "ends a session whatever happens (default 2160h)")
 	f.IntVar(&c.MaxSessions, "max-sessions", 0, "of one subject, 1 to 1000 (default 100)")
@@ -58,6 +60,7 @@ func newSettings() *settings {
 	f.IntVar(&c.RequestsPerSecond, "requests-per-second", 0, "of one address at the public listener (default 50)")
 	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "network whose X-Forwarded-For is believed, such as 10.0.0.0/8; can be repeated")
 	f.StringVar(&s.secretFile, "secret-file", "", "file with the server's secret; QUASH_SECRET is the secret itself (default: one is made in --data)")
+	f.StringVar(&s.previousFile, "previous-secret-file", "", "file with the secret before, or the one to come, while it is changed; QUASH_PREVIOUS_SECRET is it itself")
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	return s
@@ -107,7 +110,7 @@ const prefix = "QUASH_"
 
 // others are variables that are not settings of serve (QUASH_KEY is where the
 // examples look for a verifier's key), and those that Kubernetes makes up for a service of the name "quash".
-var others = regexp.MustCompile(`^QUASH_(CONFIG|SECRET|URL|ADMIN_KEY|KEY|SERVICE_.*|PORT|PORT_.*)$`)
+var others = regexp.MustCompile(`^QUASH_(CONFIG|SECRET|PREVIOUS_SECRET|URL|ADMIN_KEY|KEY|SERVICE_.*|PORT|PORT_.*)$`)
 
 func fromEnvironment(environ []string) []setting {
 	k := koanf.New(".")
@@ -132,8 +135,8 @@ func fromEnvironment(environ []string) []setting {
 // set gives a setting its value, as its flag would.
 func (s *settings) set(v setting) error {
 	f := s.flags.Lookup(v.name)
-	if f == nil && v.name == "secret" {
-		return fmt.Errorf("%s: the secret does not belong here; set secret-file, or QUASH_SECRET", v.source)
+	if f == nil && (v.name == "secret" || v.name == "previous-secret") {
+		return fmt.Errorf("%s: the secret does not belong here; set %s-file, or %s%s", v.source, v.name, prefix, strings.ToUpper(strings.ReplaceAll(v.name, "-", "_")))
 	}
 	if f == nil {
 		return fmt.Errorf("%s: there is no such setting; quash serve --help lists them", v.source)
@@ -191,7 +194,9 @@ func (s *settings) finish(environ []string, log io.Writer) error {
 		s.config.TrustedProxies = append(s.config.TrustedProxies, proxy)
 	}
 	var err error
-	s.config.Secret, err = s.secret(environ)
+	s.config.Secret, err = secret(environ, "QUASH_SECRET", s.secretFile)
+	errs = append(errs, err)
+	s.config.PreviousSecret, err = secret(environ, "QUASH_PREVIOUS_SECRET", s.previousFile)
 	errs = append(errs, err)
 	s.config.Logger, err = s.logger(log)
 	errs = append(errs, err)
@@ -203,17 +208,18 @@ func (s *settings) finish(environ []string, log io.Writer) error {
 	return errors.Join(append(errs, checked.Validate())...)
 }
 
-func (s *settings) secret(environ []string) ([]byte, error) {
-	given := (&program{environ: environ}).env("QUASH_SECRET", "")
+// secret reads one that a variable holds, or a file.
+func secret(environ []string, variable, file string) ([]byte, error) {
+	given := (&program{environ: environ}).env(variable, "")
 	switch {
-	case given != "" && s.secretFile != "":
-		return nil, errors.New("secret: want QUASH_SECRET or a secret file, not both")
+	case given != "" && file != "":
+		return nil, fmt.Errorf("secret: want %s or a file, not both", variable)
 	case given != "":
 		return server.ParseSecret(given)
-	case s.secretFile == "":
+	case file == "":
 		return nil, nil
 	}
-	text, err := os.ReadFile(s.secretFile)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("secret: %w", err)
 	}

@@ -73,11 +73,11 @@ func TestAListCanStandInAFile(t *testing.T) {
 }
 
 func TestEveryMistakeIsNamed(t *testing.T) {
-	const file = "isuer: x\ntls:\n  cert: y\nidle-timeout: soon\nmax-sessions: [1, 2]\ndata:\nsecret: swordfish\n"
+	const file = "isuer: x\ntls:\n  cert: y\nidle-timeout: soon\nmax-sessions: [1, 2]\ndata:\nsecret: swordfish\nprevious-secret: swordfish\n"
 	environ := []string{"QUASH_TOKEN_LIFETIM=1m", "QUASH_MAX_REVOCATIONS=many"}
 	_, err := load(t, file, environ,
 		"--algorithm", "none", "--token-lifetime", "1s", "--log-level", "loud", "--log-format", "xml",
-		"--trusted-proxy", "nonsense", "--tls-cert", "c.pem", "--public", "8080", "--secret-file", "/nowhere/secret")
+		"--trusted-proxy", "nonsense", "--tls-cert", "c.pem", "--public", "8080", "--key-lifetime", "1h", "--secret-file", "/nowhere/secret", "--previous-secret-file", "/nowhere/before")
 	if err == nil {
 		t.Fatal("got no error, want many")
 	}
@@ -87,7 +87,8 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 		`quash.yaml: idle-timeout: "soon" is no duration, such as`,
 		"quash.yaml: max-sessions: want one value",
 		"quash.yaml: data: want one value",
-		"quash.yaml: secret: the secret does not belong here",
+		"quash.yaml: secret: the secret does not belong here; set secret-file, or QUASH_SECRET",
+		"quash.yaml: previous-secret: the secret does not belong here; set previous-secret-file, or QUASH_PREVIOUS_SECRET",
 		"QUASH_TOKEN_LIFETIM: there is no such setting",
 		`QUASH_MAX_REVOCATIONS: "many" is no whole number`,
 		`algorithm "none"`,
@@ -97,7 +98,9 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 		`trusted-proxy "nonsense"`,
 		"TLS: want both a certificate and a key",
 		`public address "8080"`,
+		"key lifetime 1h",
 		"secret: open /nowhere/secret",
+		"secret: open /nowhere/before",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %q; got\n%v", want, err)
@@ -139,6 +142,16 @@ func TestTheSecretComesFromOnePlace(t *testing.T) {
 	}
 	if _, err := load(t, "", variable, "--secret-file", path); err == nil || strings.Contains(err.Error(), text) {
 		t.Errorf("both: got %v, want an error without the secret in it", err)
+	}
+	before := base64.StdEncoding.EncodeToString([]byte("the secret that there was before"))
+	if got, err := load(t, "", append(variable, "QUASH_PREVIOUS_SECRET="+before)); err != nil || string(got.PreviousSecret) != "the secret that there was before" {
+		t.Errorf("QUASH_PREVIOUS_SECRET: got %v, %v, want it", got.PreviousSecret, err)
+	}
+	if got, err := load(t, "", []string{"QUASH_SECRET=" + before}, "--previous-secret-file", path); err != nil || !cmp.Equal(got.PreviousSecret, secret) {
+		t.Errorf("--previous-secret-file: got %v, %v, want it", got.PreviousSecret, err)
+	}
+	if _, err := load(t, "", append(variable, "QUASH_PREVIOUS_SECRET="+text)); err == nil || strings.Contains(err.Error(), text) {
+		t.Errorf("both the same: got %v, want an error without the secret in it", err)
 	}
 	if _, err := load(t, "", []string{"QUASH_SECRET=short"}); err == nil || strings.Contains(err.Error(), "short") {
 		t.Errorf("a bad one: got %v, want an error without it", err)

@@ -17,7 +17,7 @@ func (p *program) key() *cobra.Command {
 	return p.remote(group(
 		"key", "API keys, of verifiers and administrators, and signing keys",
 		p.keyCreate(), p.keyList(), p.keyReplace(), p.keyDelete(),
-		group("signing", "The keys that tokens are signed with", p.keySigningList()),
+		group("signing", "The keys that tokens are signed with", p.keySigningList(), p.keySigningRotate()),
 	))
 }
 
@@ -177,6 +177,29 @@ func (p *program) keySigningList() *cobra.Command {
 			})
 		},
 	}
+}
+
+func (p *program) keySigningRotate() *cobra.Command {
+	var now bool
+	cmd := &cobra.Command{
+		Use: "rotate", Short: "Have the next key sign from now on; tokens of the one before live on", Args: arguments(0, 0),
+		Long: "Have the next key sign from now on. The one before stays published until its tokens have\n" +
+			"expired, and nobody notices. The server does so by itself, every --key-lifetime.\n\n" +
+			"A stolen key is not rotated but revoked: quash revoke kid KID ends its tokens at once.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			admin, err := p.admin("rotating the signing key")
+			if err != nil {
+				return err
+			}
+			k, err := admin.RotateSigningKey(cmd.Context(), now)
+			if err != nil {
+				return err
+			}
+			return p.print(k, func() { p.sayf("key %s (%s) signs from now on", k.ID, k.Algorithm) })
+		},
+	}
+	cmd.Flags().BoolVar(&now, "now", false, "though the next was published less than a day ago, and whoever keeps a JWKS may lack it")
+	return cmd
 }
 
 // ended says why a key does not sign any more, and nothing of one that can.

@@ -393,6 +393,32 @@ func TestSigningKeyWithdrawn(t *testing.T) {
 	must(w.public.Account(ctx, fresh.AccessToken))(t)
 }
 
+func TestSigningKeyRotated(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	tokens := w.session("u_1")
+	keys := must(w.admin("keys").SigningKeys(ctx))(t)
+	_, err := w.admin("keys").RotateSigningKey(ctx, false)
+	refused(t, "a key that was published just now", err, 409, client.CodeConflict)
+	if got := must(w.admin("keys").SigningKeys(ctx))(t); !cmp.Equal(got, keys) {
+		t.Errorf("a refused rotation changed the keys: got %+v", got)
+	}
+	if got := must(w.admin("keys").RotateSigningKey(ctx, true))(t); !cmp.Equal(got, keys[1]) {
+		t.Errorf("got %+v, want the next key, %+v", got, keys[1])
+	}
+	must(w.public.Account(ctx, tokens.AccessToken))(t)
+	fresh := must(w.public.Refresh(ctx, tokens.RefreshToken, ""))(t)
+	must(w.public.Account(ctx, fresh.AccessToken))(t)
+	all := must(w.admin("keys").SigningKeys(ctx))(t)
+	if len(all) != 3 || all[0].Retired.IsZero() || all[0].Withdrawn || !all[1].Retired.IsZero() || !all[2].Retired.IsZero() {
+		t.Errorf("got %+v, want the first retired, the next in its place and a new one after that", all)
+	}
+	noted := must(w.admin("audit").Audit(ctx, client.AuditQuery{Event: "signing_key_rotated"}))(t).Items
+	if len(noted) != 1 || noted[0].Actor != "admin:the keys key" {
+		t.Errorf("the audit has %+v, want who rotated", noted)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	w := newWorld(t)
 	tokens := w.session("u_1")

@@ -163,14 +163,17 @@ func (c *call) limit() (int, error) {
 	return int(n), err
 }
 
-func (c *call) dryRun() (bool, error) {
+func (c *call) dryRun() (bool, error) { return c.flag("dry_run") }
+
+// flag reads a query parameter that is true or false; absent is false.
+func (c *call) flag(name string) (bool, error) {
 	switch {
-	case !c.query.Has("dry_run") || c.query.Get("dry_run") == "false":
+	case !c.query.Has(name) || c.query.Get(name) == "false":
 		return false, nil
-	case c.query.Get("dry_run") == "true":
+	case c.query.Get(name) == "true":
 		return true, nil
 	}
-	return false, invalid("query parameter dry_run: want true or false")
+	return false, invalid("query parameter %s: want true or false", name)
 }
 
 // bearer returns the token of the Authorization header (RFC 6750, section 2.1;

@@ -66,3 +66,15 @@ func (a *API) signingKeys(c *call) error {
 	}
 	return c.reply(http.StatusOK, list(all, signingKey))
 }
+
+func (a *API) rotateSigningKey(c *call) error {
+	now, err := c.flag("now")
+	if err != nil {
+		return err
+	}
+	key, err := a.issuer.RotateSigningKey(c.r.Context(), c.actor, now)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, signingKey(key))
+}

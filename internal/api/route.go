@@ -91,6 +91,7 @@ var privateRoutes = slices.Concat(both, []route{
 	{method: "DELETE", path: "/v1/admin/keys/{id}", scope: issuer.ScopeKeys, do: (*API).deleteKey},
 	{method: "POST", path: "/v1/admin/keys/{id}/replace", scope: issuer.ScopeKeys, body: true, do: (*API).replaceKey},
 	{method: "GET", path: "/v1/admin/signing-keys", scope: issuer.ScopeKeys, do: (*API).signingKeys},
+	{method: "POST", path: "/v1/admin/signing-keys/rotate", scope: issuer.ScopeKeys, query: []string{"now"}, do: (*API).rotateSigningKey},
 
 	{method: "GET", path: "/v1/admin/backup", scope: issuer.ScopeBackup, do: (*API).backup},
 })

@@ -163,7 +163,7 @@ func (x *mistakes) query() {
 	}
 	x.try("unknown query parameter", x.path+"?access_token=x", x.h, "", 400, client.CodeInvalid)
 	x.try("malformed query", x.path+"?a=%zz", x.h, "", 400, client.CodeInvalid)
-	wrongValue := map[string]string{"limit": "1001", "wait": "61", "before": "0", "dry_run": "yes", "after": "-1"}
+	wrongValue := map[string]string{"limit": "1001", "wait": "61", "before": "0", "dry_run": "yes", "now": "yes", "after": "-1"}
 	for _, name := range x.rt.Query {
 		x.try("query parameter twice", x.path+"?"+name+"=1&"+name+"=1", x.h, "", 400, client.CodeInvalid)
 		if value := wrongValue[name]; value != "" && (name != "after" || strings.HasSuffix(x.rt.Path, "/revocations")) {

@@ -48,6 +48,9 @@ var (
 	apiKeyReplaced  = Event{Name: "api_key_replaced"}
 	apiKeyDeleted   = Event{Name: "api_key_deleted"}
 	signingKeyMade  = Event{Name: "signing_key_created"}
+
+	signingKeyRotated = Event{Name: "signing_key_rotated"}
+	secretChanged     = Event{Name: "secret_changed"}
 )
 
 // before is what the revocations of e kill.

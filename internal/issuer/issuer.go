@@ -1,10 +1,9 @@
 package issuer
 
 import (
+	"bytes"
 	"context"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -37,9 +36,16 @@ type Config struct {
 	MaxSessions int
 	// Client is the client_id of sessions that name none. Default "default".
 	Client string
+	// KeyLifetime is how long a key signs before the next takes its place, 24 h
+	// to 365 days. Default 90 days.
+	KeyLifetime time.Duration
 	// Secret, 32 octets, is the server's half of what refresh tokens and
 	// sealed signing keys are made with. Required.
 	Secret []byte
+	// PreviousSecret, 32 octets, is another secret that refresh tokens and
+	// sealed signing keys may have been made with. Nothing new is made with
+	// it. Default: none.
+	PreviousSecret []byte
 	// Live reports how many revocations are live, and MaxLive how many may
 	// be: logins that would add to them are refused above nine tenths of it.
 	// Default: no report; 10 million.
@@ -69,6 +75,7 @@ func (c *Config) check() error {
 	setDefault(&c.TokenLifetime, c.TokenLifetime == 0, 5*time.Minute)
 	setDefault(&c.IdleTimeout, c.IdleTimeout == 0, 14*24*time.Hour)
 	setDefault(&c.AbsoluteTimeout, c.AbsoluteTimeout == 0, 90*24*time.Hour)
+	setDefault(&c.KeyLifetime, c.KeyLifetime == 0, 90*24*time.Hour)
 	setDefault(&c.MaxSessions, c.MaxSessions == 0, 100)
 	setDefault(&c.Client, c.Client == "", "default")
 	setDefault(&c.MaxLive, c.MaxLive == 0, 10_000_000)
@@ -94,7 +101,10 @@ func (c *Config) check() error {
 	report(c.MaxSessions < 1 || c.MaxSessions > 1000, "sessions of a subject: want 1 to 1000, got %d", c.MaxSessions)
 	report(c.MaxLive < 1000, "live revocations: want a bound of 1000 or more, got %d", c.MaxLive)
 	report(!visible(c.Client, 1, 128), "client %q: want 1 to 128 visible ASCII characters", c.Client)
+	report(c.KeyLifetime < minKeyLifetime || c.KeyLifetime > maxKeyLifetime, "key lifetime %v: want 24h to 8760h", c.KeyLifetime)
 	report(len(c.Secret) != 32, "secret: want 32 octets, got %d", len(c.Secret))
+	report(c.PreviousSecret != nil && len(c.PreviousSecret) != 32, "previous secret: want 32 octets, got %d", len(c.PreviousSecret))
+	report(c.PreviousSecret != nil && bytes.Equal(c.PreviousSecret, c.Secret), "previous secret: it is the secret itself; want the one that was in use before")
 	return errors.Join(errs...)
 }
 
@@ -108,12 +118,11 @@ func setDefault[T any](field *T, unset bool, value T) {
 // be called concurrently. Those that change something return only after the
 // change is durable.
 type Issuer struct {
-	cfg        Config
-	store      Store
-	refreshKey []byte
-	sealingKey []byte
-	hashes     *hashGate
-	limits     *limits
+	cfg     Config
+	store   Store
+	secrets []derived // the first makes
+	hashes  *hashGate
+	limits  *limits
 
 	current atomic.Pointer[jws.PrivateKey] // that signed last, opened
 	epochs  atomic.Uint64                  // begun by this process
@@ -126,11 +135,15 @@ func New(cfg Config, store Store) (*Issuer, error) {
 		return nil, err
 	}
 	i := &Issuer{cfg: cfg, store: store}
-	for label, key := range map[string]*[]byte{"refresh tokens": &i.refreshKey, "signing keys": &i.sealingKey} {
-		var err error
-		if *key, err = hkdf.Key(sha256.New, cfg.Secret, nil, "quash "+label, 32); err != nil {
-			return nil, fmt.Errorf("derive the key for %s: %w", label, err)
+	for _, secret := range [][]byte{cfg.Secret, cfg.PreviousSecret} {
+		if secret == nil {
+			continue
 		}
+		d, err := derive(secret)
+		if err != nil {
+			return nil, err
+		}
+		i.secrets = append(i.secrets, d)
 	}
 	var err error
 	if i.hashes, err = newHashGate(); err != nil {
@@ -141,9 +154,10 @@ func New(cfg Config, store Store) (*Issuer, error) {
 }
 
 // Prepare notes the lifetime of tokens in the store, retires signing keys of
-// another algorithm than the configured one, and makes those that are missing.
-// After a restore it revokes everything issued before. It fails where the sealed
-// keys were made with another secret, and where a restore broke off.
+// another algorithm than the configured one, makes those that are missing, and
+// seals with the secret those that the previous one sealed. After a restore it
+// revokes everything issued before. It fails where the keys were sealed with
+// neither, and where a restore broke off.
 func (i *Issuer) Prepare(ctx context.Context) error {
 	_, err := i.store.Update(ctx, func(tx Tx) error {
 		if err := checkWhole(tx); err != nil {
@@ -155,7 +169,10 @@ func (i *Issuer) Prepare(ctx context.Context) error {
 		if err := tx.SetMaxLifetime(i.cfg.TokenLifetime); err != nil {
 			return err
 		}
-		return i.replenish(tx)
+		if err := i.replenish(tx); err != nil {
+			return err
+		}
+		return i.reseal(tx)
 	})
 	return err
 }

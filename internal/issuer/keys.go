@@ -21,14 +21,17 @@ import (
 // published and has signed nothing yet. When the current one is withdrawn, the
 // next takes its place, and verifiers have it already: a key that signs is at
 // every verifier in step before the first token that needs it. Keys of another
-// algorithm than the configured one are retired at the start: they sign no
-// more, and stay published until their last token has expired.
+// algorithm than the configured one are retired at the start, and the current
+// one when it has signed for long enough: they sign no more, and stay published
+// until their last token has expired.
 
 // signing returns the keys that can sign, the current one first.
 func signing(rd Reader) ([]SigningKey, error) {
 	keys, err := rd.SigningKeys()
 	return slices.DeleteFunc(keys, func(k SigningKey) bool { return k.Withdrawn || !k.Retired.IsZero() }), err
 }
+
+var errNoKey = errors.New("no signing key: Prepare makes them")
 
 // currentKey returns the key that signs: the oldest of those that can.
 func currentKey(rd Reader) (SigningKey, error) {
@@ -37,7 +40,7 @@ func currentKey(rd Reader) (SigningKey, error) {
 		return SigningKey{}, err
 	}
 	if len(keys) == 0 {
-		return SigningKey{}, errors.New("no signing key: Prepare makes them")
+		return SigningKey{}, errNoKey
 	}
 	return keys[0], nil
 }
@@ -60,8 +63,7 @@ func (i *Issuer) replenish(tx Tx) error {
 			left++
 			continue
 		}
-		k.Retired = tx.Now()
-		if err := tx.PutSigningKey(k); err != nil {
+		if err := retire(tx, k); err != nil {
 			return err
 		}
 	}
@@ -83,12 +85,8 @@ func (i *Issuer) makeSigningKey(tx Tx) error {
 	if err != nil {
 		return err
 	}
-	der, err := private.Marshal()
-	if err != nil {
-		return err
-	}
 	id := private.Public().ID()
-	sealed, err := seal(i.sealingKey, der, id)
+	sealed, err := i.seal(private)
 	if err != nil {
 		return err
 	}
@@ -130,19 +128,6 @@ func (i *Issuer) signer(k SigningKey) (*jws.PrivateKey, error) {
 		i.current.Store(private)
 	}
 	return private, err
-}
-
-// open opens a sealed key.
-func (i *Issuer) open(k SigningKey) (*jws.PrivateKey, error) {
-	der, err := unseal(i.sealingKey, k.Sealed, k.ID)
-	if err != nil {
-		return nil, fmt.Errorf("the signing keys were sealed with another secret; start with the one they were made with: %w", err)
-	}
-	private, err := jws.ParsePrivateKey(der)
-	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w", k.ID, err)
-	}
-	return private, nil
 }
 
 // withdraw carries out KeyCompromised: the key signs no more, is published no

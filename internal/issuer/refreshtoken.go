@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"time"
 )
@@ -52,16 +53,17 @@ func parseRefreshToken(s string) (refreshToken, bool) {
 func (i *Issuer) refreshTokenOf(s Session, counter uint64) string {
 	id, _ := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(s.ID, sessionPrefix))
 	b := binary.BigEndian.AppendUint64(id, counter)
-	b = append(b, i.refreshMAC(s, b)...)
+	b = append(b, i.secrets[0].refreshMAC(s, b)...)
 	return refreshPrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-func (i *Issuer) refreshMAC(s Session, named []byte) []byte {
-	key := hmac.New(sha256.New, i.refreshKey)
-	key.Write(s.Secret[:])
-	mac := hmac.New(sha256.New, key.Sum(nil))
-	mac.Write(named)
-	return mac.Sum(nil)
+// made reports whether the token was made for s with one of the secrets. Tokens
+// that different secrets made of one counter are the same successor: the counter
+// alone says what a token deserves.
+func (i *Issuer) made(s Session, t refreshToken) bool {
+	id, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(s.ID, sessionPrefix))
+	named := binary.BigEndian.AppendUint64(id, t.counter)
+	return err == nil && slices.ContainsFunc(i.secrets, func(d derived) bool { return hmac.Equal(t.mac[:], d.refreshMAC(s, named)) })
 }
 
 // verdict is what a refresh token deserves.
@@ -79,8 +81,7 @@ const (
 // judge decides on a refresh token of s. It is the whole of rotation: the
 // caller only carries it out.
 func (i *Issuer) judge(s Session, t refreshToken, retryKey [sha256.Size]byte, now time.Time) verdict {
-	id, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(s.ID, sessionPrefix))
-	if err != nil || !hmac.Equal(t.mac[:], i.refreshMAC(s, binary.BigEndian.AppendUint64(id, t.counter))) {
+	if !i.made(s, t) {
 		return forged
 	}
 	switch {

@@ -448,7 +448,7 @@ type SigningKey struct {
 	ID        string // kid: its RFC 7638 thumbprint
 	Algorithm string
 	Public    json.RawMessage // JSON Web Key
-	Sealed    []byte          // the private key, encrypted; nothing where it was compromised
+	Sealed    []byte          // the private key, encrypted; nothing where it signs no more
 	Created   time.Time
 	Retired   time.Time // it signs no more; zero while it does
 	Withdrawn bool      // compromised: no longer published
