@@ -15,7 +15,7 @@ type Claims struct {
 	Issuer   string    // iss
 	Subject  string    // sub
 	Client   string    // client_id
-	Session  string    // sid
+	Session  string    // sid; empty in a token that a client has for itself
 	ID       string    // jti
 	Audience []string  // aud, one member or more
 	IssuedAt time.Time // iat

@@ -137,7 +137,8 @@ func (st *state) authenticate(s *scratch, token string) error {
 }
 
 // read takes the claims out of the payload. A claim that is missing is left
-// zero, which no check accepts but that of rev, seen here.
+// zero, which check refuses, or is seen here: but for sid, which the tokens that
+// clients have for themselves lack.
 func (st *state) read(s *scratch, c *Claims) error {
 	revision := false
 	for _, m := range s.members {
@@ -151,6 +152,7 @@ func (st *state) read(s *scratch, c *Claims) error {
 			c.Client, ok = s.keep(m.Value)
 		case "sid":
 			c.Session, ok = s.keep(m.Value)
+			ok = ok && c.Session != ""
 		case "jti":
 			c.ID, ok = s.keep(m.Value)
 		case "aud":
@@ -181,8 +183,8 @@ func (st *state) check(c *Claims, notBefore, now time.Time) error {
 		return invalid("iss is not the issuer")
 	case !slices.Contains(c.Audience, st.audience):
 		return invalid("aud does not contain the audience")
-	case c.Subject == "" || c.Client == "" || c.Session == "" || c.ID == "":
-		return invalid("one of sub, client_id, sid and jti is missing or empty")
+	case c.Subject == "" || c.Client == "" || c.ID == "":
+		return invalid("one of sub, client_id and jti is missing or empty")
 	case c.IssuedAt.IsZero() || c.IssuedAt.After(latest):
 		return invalid("iat is missing or in the future")
 	case notBefore.After(latest) || notBefore.After(c.Expires):

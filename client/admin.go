@@ -238,6 +238,40 @@ func (a Admin) DeleteKey(ctx context.Context, id string) error {
 	return err
 }
 
+// Clients lists the registered clients, in the order of their client_id. Scope
+// clients.
+func (a Admin) Clients(ctx context.Context) ([]Registration, error) {
+	found, err := call[Page[Registration]](ctx, a.client, a.request("GET", nil, nil, "clients"))
+	return found.Items, err
+}
+
+// Client returns a registered client. Scope clients.
+func (a Admin) Client(ctx context.Context, id string) (Registration, error) {
+	return call[Registration](ctx, a.client, a.request("GET", nil, nil, "clients", id))
+}
+
+// CreateClient registers a client. Scope clients.
+func (a Admin) CreateClient(ctx context.Context, n NewRegistration) (NewClientSecret, error) {
+	return call[NewClientSecret](ctx, a.client, a.request("POST", nil, n, "clients"))
+}
+
+// PutClient replaces the settings of a client. Where its tokens would be others,
+// those that it has die, and its sessions go on. Scope clients.
+func (a Admin) PutClient(ctx context.Context, id string, s ClientSettings, ch Change) (Effect, error) {
+	return call[Effect](ctx, a.client, a.request("PUT", ch.query(), s, "clients", id))
+}
+
+// ReplaceClientSecret gives a client a new secret; the old one works on for the
+// overlap, to the second, 0 to 30 days. Scope clients.
+func (a Admin) ReplaceClientSecret(ctx context.Context, id string, overlap time.Duration) (NewClientSecret, error) {
+	return call[NewClientSecret](ctx, a.client, a.request("POST", nil, ReplaceKey{int64(overlap / time.Second)}, "clients", id, "secret"))
+}
+
+// DeleteClient deletes a client and ends all that it has. Scope clients.
+func (a Admin) DeleteClient(ctx context.Context, id string, ch Change) (Effect, error) {
+	return call[Effect](ctx, a.client, a.request("DELETE", ch.query(), nil, "clients", id))
+}
+
 // SigningKeys lists the keys that tokens are or were signed with, oldest
 // first. Scope keys.
 func (a Admin) SigningKeys(ctx context.Context) ([]SigningKey, error) {

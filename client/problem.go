@@ -39,27 +39,31 @@ type Code string
 
 // The codes, and the status that each comes with.
 const (
-	CodeInvalid        Code = "invalid_request"        // 400: the request itself is wrong
-	CodeGrant          Code = "invalid_grant"          // 400: the refresh token is no good: log in again
-	CodePassword       Code = "weak_password"          // 400: the new password is not acceptable
-	CodeUnknownClaim   Code = "unknown_claim"          // 400: no token carries the claim
-	CodeCredentials    Code = "invalid_credentials"    // 401: no such account and password
-	CodeToken          Code = "invalid_token"          // 401: the access token or API key is no good
-	CodeNoToken        Code = "no_token"               // 401: there is none
-	CodeForbidden      Code = "forbidden"              // 403: the API key lacks the scope
-	CodeNotFound       Code = "not_found"              // 404
-	CodeMethod         Code = "method_not_allowed"     // 405
-	CodeConflict       Code = "conflict"               // 409: something else has the name, or changed meanwhile
-	CodeTooLarge       Code = "content_too_large"      // 413
-	CodeMediaType      Code = "unsupported_media_type" // 415
-	CodeLimited        Code = "too_many_requests"      // 429
-	CodeInternal       Code = "internal_error"         // 500
-	CodeBusy           Code = "busy"                   // 503: more password checks are waiting than can be
-	CodeFull           Code = "full"                   // 503: the live revocations are near their bound
-	CodeUnavailable    Code = "unavailable"            // 503: the store did not answer; what the call was for was not done
-	CodeOutcomeUnknown Code = "outcome_unknown"        // 503: the change may stand or not: look before making it again
-	CodeStale          Code = "stale"                  // 503: the server cannot rely on its revocations: keep the tokens
-	CodeNotReady       Code = "not_ready"              // 503: the server is starting: keep the tokens
+	CodeInvalid            Code = "invalid_request"        // 400: the request itself is wrong
+	CodeGrant              Code = "invalid_grant"          // 400: the refresh token is no good: log in again
+	CodePassword           Code = "weak_password"          // 400: the new password is not acceptable
+	CodeUnknownClaim       Code = "unknown_claim"          // 400: no token carries the claim
+	CodeScope              Code = "invalid_scope"          // 400: more was asked for than is granted
+	CodeUnauthorizedClient Code = "unauthorized_client"    // 400: the client is not allowed this
+	CodeGrantType          Code = "unsupported_grant_type" // 400: there is no such grant type
+	CodeClient             Code = "invalid_client"         // 401: the client did not show who it is
+	CodeCredentials        Code = "invalid_credentials"    // 401: no such account and password
+	CodeToken              Code = "invalid_token"          // 401: the access token or API key is no good
+	CodeNoToken            Code = "no_token"               // 401: there is none
+	CodeForbidden          Code = "forbidden"              // 403: the API key lacks the scope
+	CodeNotFound           Code = "not_found"              // 404
+	CodeMethod             Code = "method_not_allowed"     // 405
+	CodeConflict           Code = "conflict"               // 409: something else has the name, or changed meanwhile
+	CodeTooLarge           Code = "content_too_large"      // 413
+	CodeMediaType          Code = "unsupported_media_type" // 415
+	CodeLimited            Code = "too_many_requests"      // 429
+	CodeInternal           Code = "internal_error"         // 500
+	CodeBusy               Code = "busy"                   // 503: more password checks are waiting than can be
+	CodeFull               Code = "full"                   // 503: the live revocations are near their bound
+	CodeUnavailable        Code = "unavailable"            // 503: the store did not answer; what the call was for was not done
+	CodeOutcomeUnknown     Code = "outcome_unknown"        // 503: the change may stand or not: look before making it again
+	CodeStale              Code = "stale"                  // 503: the server cannot rely on its revocations: keep the tokens
+	CodeNotReady           Code = "not_ready"              // 503: the server is starting: keep the tokens
 )
 
 // The codes of the feed besides.

@@ -11,6 +11,7 @@ type LoginRequest struct {
 	Password string `json:"password"`
 	Client   string `json:"client,omitempty"` // client_id of the tokens; empty: the server's default
 	Device   string `json:"device,omitempty"` // in the user's words, for the list of sessions; at most 128 characters
+	Scope    string `json:"scope,omitempty"`  // of a registered client, separated by spaces; empty: all that it may have
 }
 
 // Tokens is what a login, a refresh or an opened session gives.
@@ -19,6 +20,7 @@ type Tokens struct {
 	TokenType    string `json:"token_type"` // "Bearer"
 	ExpiresIn    int64  `json:"expires_in"` // seconds until the access token ends
 	RefreshToken string `json:"refresh_token"`
+	Scope        string `json:"scope,omitempty"` // granted to a registered client
 	Session      string `json:"session"`
 	Subject      string `json:"subject"`
 }
@@ -126,6 +128,7 @@ type Session struct {
 	ID       string    `json:"id"` // sid of its tokens
 	Subject  string    `json:"subject"`
 	Client   string    `json:"client"`
+	Scope    string    `json:"scope,omitempty"` // granted to it, if it is registered
 	Device   string    `json:"device,omitempty"`
 	Address  string    `json:"address,omitempty"` // where it was last used from
 	Created  time.Time `json:"created"`
@@ -140,6 +143,7 @@ type Device struct {
 	Client  string `json:"client,omitempty"`  // client_id of the tokens; empty: the server's default
 	Device  string `json:"device,omitempty"`  // in the user's words; at most 128 characters
 	Address string `json:"address,omitempty"` // the user's IP address
+	Scope   string `json:"scope,omitempty"`   // of a registered client, separated by spaces; empty: all that it may have
 }
 
 // RevokeRequest is the body of POST /v1/admin/revocations.
@@ -340,7 +344,7 @@ type Key struct {
 // NewKey is the body of POST /v1/admin/keys.
 type NewKey struct {
 	Name   string   `json:"name"`   // 1 to 64 characters
-	Scopes []string `json:"scopes"` // of revoke, sessions, accounts, audit, keys, backup; or feed alone, for verifiers
+	Scopes []string `json:"scopes"` // of revoke, sessions, accounts, audit, keys, backup, clients; or feed alone, for verifiers
 }
 
 // NewSecret is an API key with its secret, which is shown this once.
@@ -352,6 +356,44 @@ type NewSecret struct {
 // ReplaceKey is the body of POST /v1/admin/keys/{id}/replace.
 type ReplaceKey struct {
 	OverlapSeconds int64 `json:"overlap_seconds"` // how long the old secret works on; at most 30 days
+}
+
+// Registration is a registered client.
+type Registration struct {
+	ID     string `json:"client_id"`
+	Method string `json:"method"` // client_secret_basic, client_secret_post, private_key_jwt or none
+	ClientSettings
+	Created       time.Time `json:"created"`
+	LastUsed      time.Time `json:"last_used,omitzero"`      // to the minute
+	PreviousUntil time.Time `json:"previous_until,omitzero"` // when the secret before this one ends
+}
+
+// ClientSettings are what of a registered client can be changed: the body of PUT
+// /v1/admin/clients/{client_id}.
+type ClientSettings struct {
+	Name     string          `json:"name,omitempty"`     // at most 64 characters
+	Keys     json.RawMessage `json:"keys,omitempty"`     // of a client with private_key_jwt: a JSON Web Key Set
+	Grants   []string        `json:"grants"`             // refresh_token, client_credentials or both
+	Scopes   []string        `json:"scopes,omitempty"`   // members that the scope of its tokens may have
+	Audience []string        `json:"audience,omitempty"` // aud of its tokens; none: the server's
+}
+
+// NewRegistration is the body of POST /v1/admin/clients.
+type NewRegistration struct {
+	ID       string          `json:"client_id,omitempty"` // 1 to 128 visible ASCII characters; empty: one is made up
+	Method   string          `json:"method,omitempty"`    // empty: client_secret_basic
+	Name     string          `json:"name,omitempty"`
+	Keys     json.RawMessage `json:"keys,omitempty"`
+	Grants   []string        `json:"grants"`
+	Scopes   []string        `json:"scopes,omitempty"`
+	Audience []string        `json:"audience,omitempty"`
+}
+
+// NewClientSecret is a registered client with its secret, which is shown this
+// once; empty where its method has none.
+type NewClientSecret struct {
+	Registration
+	Secret string `json:"secret,omitempty"`
 }
 
 // SigningKey is a key that access tokens are signed with.

@@ -261,7 +261,7 @@ func (s *Server) rotate(ctx context.Context) {
 }
 
 // Handler returns the public handler, to be mounted at the root of a mux or
-// for /v1/ and /.well-known/.
+// for /v1/, /oauth/ and /.well-known/.
 func (s *Server) Handler() http.Handler { return s.public }
 
 // PrivateHandler returns the handler for verifiers and administration. It must
@@ -377,7 +377,7 @@ func (s *Server) firstAdminKey(ctx context.Context) error {
 		return err
 	}
 	pending := filepath.Join(s.cfg.Data, pendingFile)
-	scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup}
+	scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup, issuer.ScopeClients}
 	by := issuer.Actor{Name: "system", Scopes: scopes}
 	switch {
 	case len(keys) == 0:

@@ -45,7 +45,7 @@ func (p *program) keyCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&verifier, "verifier", false, "for a verifier: it opens the feed and nothing else")
-	cmd.Flags().StringSliceVar(&n.Scopes, "scope", nil, "revoke, sessions, accounts, audit, keys or backup; can be repeated")
+	cmd.Flags().StringSliceVar(&n.Scopes, "scope", nil, "revoke, sessions, accounts, audit, keys, backup or clients; can be repeated")
 	return cmd
 }
 

@@ -63,6 +63,7 @@ func (p *program) sessionOpen() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&device.Client, "client", "", "client_id of its tokens")
+	cmd.Flags().StringVar(&device.Scope, "scope", "", "what a registered client is granted, separated by spaces (default: all that it may have)")
 	cmd.Flags().StringVar(&device.Device, "device", "", "what the list of sessions shows")
 	cmd.Flags().StringVar(&device.Address, "address", "", "the user's IP address")
 	return cmd

@@ -119,7 +119,7 @@ func (a *API) Private() http.Handler { return a.mux(privateRoutes, false) }
 // verifies. It may be called once.
 func (a *API) Public(v *quash.Verifier) http.Handler {
 	a.verifier.Store(v)
-	return a.mux(publicRoutes, true)
+	return a.mux(a.withMetadata(publicRoutes), true)
 }
 
 // Stop has calls that wait, for revocations or for their confirmation, answer

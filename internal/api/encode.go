@@ -30,7 +30,7 @@ func page[From, To any](all []From, limit int, show func(From) To, place func(Fr
 func tokens(g issuer.Grant) client.Tokens {
 	return client.Tokens{
 		AccessToken: g.AccessToken, TokenType: "Bearer", ExpiresIn: int64(g.ExpiresIn / time.Second),
-		RefreshToken: g.RefreshToken, Session: g.Session, Subject: g.Subject,
+		RefreshToken: g.RefreshToken, Scope: g.Scope, Session: g.Session, Subject: g.Subject,
 	}
 }
 
@@ -43,7 +43,7 @@ func account(a issuer.Account) client.Account {
 
 func session(s issuer.Session) client.Session {
 	return client.Session{
-		ID: s.ID, Subject: s.Subject, Client: s.Client, Device: s.Device, Address: s.Address,
+		ID: s.ID, Subject: s.Subject, Client: s.Client, Scope: s.Scope, Device: s.Device, Address: s.Address,
 		Created: s.Created, LastUsed: s.LastUsed, Expires: s.Expires,
 	}
 }
@@ -75,6 +75,17 @@ func key(k issuer.APIKey) client.Key {
 		shown.Scopes = append(shown.Scopes, string(s))
 	}
 	return shown
+}
+
+func registration(c issuer.Client) client.Registration {
+	return client.Registration{
+		ID: c.ID, Method: string(c.Method), Created: c.Created, LastUsed: c.LastUsed, PreviousUntil: c.PreviousUntil,
+		ClientSettings: client.ClientSettings(settingsOf(c)),
+	}
+}
+
+func settingsOf(c issuer.Client) issuer.ClientSettings {
+	return issuer.ClientSettings{Name: c.Name, Keys: c.Keys, Grants: c.Grants, Scopes: c.Scopes, Audience: c.Audience}
 }
 
 func signingKey(k issuer.SigningKey) client.SigningKey {

@@ -10,6 +10,7 @@ import (
 type Route struct {
 	Method, Path, Scope string
 	User, Body, Public  bool
+	OAuth               bool
 	Query               []string
 }
 
@@ -18,7 +19,7 @@ func Routes() []Route {
 	var all []Route
 	add := func(routes []route, public bool) {
 		for _, rt := range routes {
-			all = append(all, Route{rt.method, rt.path, string(rt.scope), rt.user, rt.body, public, rt.query})
+			all = append(all, Route{rt.method, rt.path, string(rt.scope), rt.user, rt.body, public, rt.oauth, rt.query})
 		}
 	}
 	add(publicRoutes, true)

@@ -59,6 +59,8 @@ func security(rt api.Route) openapi3.SecurityRequirements {
 	switch {
 	case rt.Path == "/v1/logout":
 		return openapi3.SecurityRequirements{{}, {"accessToken": []string{}}}
+	case rt.OAuth:
+		return openapi3.SecurityRequirements{{}, {"clientSecret": []string{}}}
 	case rt.User:
 		return openapi3.SecurityRequirements{{"accessToken": []string{}}}
 	case rt.Scope != "":
@@ -82,6 +84,7 @@ func TestDescriptionIsServedOnBothListeners(t *testing.T) {
 func TestEveryCodeHasAStatus(t *testing.T) {
 	want := map[string]int{
 		"invalid_request": 400, "invalid_credentials": 401, "invalid_grant": 400, "invalid_token": 401, "weak_password": 400,
+		"invalid_scope": 400, "invalid_client": 401, "unauthorized_client": 400,
 		"unknown_claim": 400, "not_found": 404, "conflict": 409, "forbidden": 403, "too_many_requests": 429,
 		"busy": 503, "full": 503, "unavailable": 503, "outcome_unknown": 503,
 	}

@@ -65,6 +65,14 @@ func statusOf(code client.Code) (status int, title string) {
 		return http.StatusBadRequest, "Password not acceptable"
 	case client.CodeUnknownClaim:
 		return http.StatusBadRequest, "Unknown claim"
+	case client.CodeScope:
+		return http.StatusBadRequest, "Scope not granted"
+	case client.CodeUnauthorizedClient:
+		return http.StatusBadRequest, "Client not allowed this"
+	case client.CodeGrantType:
+		return http.StatusBadRequest, "Unsupported grant type"
+	case client.CodeClient:
+		return http.StatusUnauthorized, "Client not accepted"
 	case client.CodeCredentials:
 		return http.StatusUnauthorized, "Wrong name or password"
 	case client.CodeToken:
@@ -134,9 +142,13 @@ func refusalOf(err error) *refusal {
 	return &refusal{code: client.Code(issuer.CodeOf(err)), detail: "the server could not do this now; try again", retry: time.Second}
 }
 
-// refuse answers with a problem (RFC 9457).
+// refuse answers with a problem (RFC 9457), or in the standards' own form.
 func (c *call) refuse(err error) {
 	e := refusalOf(err)
+	if c.route.oauth {
+		c.refuseOAuth(e, err)
+		return
+	}
 	p := client.Problem{Type: "urn:quash:problem:" + strings.ReplaceAll(string(e.code), "_", "-"), Detail: e.detail, Code: e.code}
 	p.Status, p.Title = statusOf(e.code)
 	c.code = e.code

@@ -30,7 +30,7 @@ func (a *API) login(c *call) error {
 	}
 	g, err := a.issuer.Login(c.r.Context(), issuer.LoginRequest{
 		Name: body.Name, Password: body.Password,
-		Device: issuer.Device{Client: body.Client, Device: body.Device, Address: c.from()},
+		Device: issuer.Device{Client: body.Client, Device: body.Device, Address: c.from(), Scope: body.Scope},
 	})
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ type route struct {
 	scope  issuer.Scope // that the API key needs; empty: no key
 	query  []string     // names of the parameters that it reads
 	body   bool         // whether it reads one
+	oauth  bool         // whether it is one of the standards' endpoints, with their form of errors
 	do     func(*API, *call) error
 }
 
@@ -51,6 +52,11 @@ var publicRoutes = slices.Concat(both, []route{
 	{method: "POST", path: "/v1/password", body: true, do: (*API).changePassword},
 	{method: "GET", path: "/v1/account", user: true, do: (*API).ownAccount},
 	{method: "GET", path: "/.well-known/jwks.json", do: (*API).jwks},
+
+	{method: "POST", path: "/oauth/token", body: true, oauth: true, do: (*API).token},
+	{method: "POST", path: "/oauth/revoke", body: true, oauth: true, do: (*API).revokeToken},
+	{method: "POST", path: "/oauth/introspect", body: true, oauth: true, do: (*API).introspect},
+	{method: "GET", path: metadataPath, do: (*API).metadata},
 })
 
 // change are the query parameters of what revokes.
@@ -90,6 +96,13 @@ var privateRoutes = slices.Concat(both, []route{
 	{method: "POST", path: "/v1/admin/keys", scope: issuer.ScopeKeys, body: true, do: (*API).createKey},
 	{method: "DELETE", path: "/v1/admin/keys/{id}", scope: issuer.ScopeKeys, do: (*API).deleteKey},
 	{method: "POST", path: "/v1/admin/keys/{id}/replace", scope: issuer.ScopeKeys, body: true, do: (*API).replaceKey},
+	{method: "GET", path: "/v1/admin/clients", scope: issuer.ScopeClients, do: (*API).clients},
+	{method: "POST", path: "/v1/admin/clients", scope: issuer.ScopeClients, body: true, do: (*API).createClient},
+	{method: "GET", path: "/v1/admin/clients/{client_id}", scope: issuer.ScopeClients, do: (*API).client},
+	{method: "PUT", path: "/v1/admin/clients/{client_id}", scope: issuer.ScopeClients, query: change, body: true, do: (*API).putClient},
+	{method: "DELETE", path: "/v1/admin/clients/{client_id}", scope: issuer.ScopeClients, query: change, do: (*API).deleteClient},
+	{method: "POST", path: "/v1/admin/clients/{client_id}/secret", scope: issuer.ScopeClients, body: true, do: (*API).replaceClientSecret},
+
 	{method: "GET", path: "/v1/admin/signing-keys", scope: issuer.ScopeKeys, do: (*API).signingKeys},
 	{method: "POST", path: "/v1/admin/signing-keys/rotate", scope: issuer.ScopeKeys, query: []string{"now"}, do: (*API).rotateSigningKey},
 
@@ -100,16 +113,16 @@ var privateRoutes = slices.Concat(both, []route{
 // has other methods, 404 where there is none.
 func (a *API) mux(routes []route, limited bool) http.Handler {
 	mux := http.NewServeMux()
-	methods := map[string][]string{}
+	methods, standard := map[string][]string{}, map[string]bool{}
 	add := func(rt route) {
 		mux.HandleFunc(rt.String(), func(w http.ResponseWriter, r *http.Request) { rt.serve(a, w, r, limited) })
 	}
 	for _, rt := range routes {
 		add(rt)
-		methods[rt.path] = append(methods[rt.path], rt.method)
+		methods[rt.path], standard[rt.path] = append(methods[rt.path], rt.method), rt.oauth
 	}
 	for at, served := range methods {
-		add(route{path: at, body: true, do: func(*API, *call) error { return refuseMethod(served) }})
+		add(route{path: at, body: true, oauth: standard[at], do: func(*API, *call) error { return refuseMethod(served) }})
 	}
 	unknown := route{path: "/", body: true, do: func(*API, *call) error {
 		return &refusal{code: client.CodeNotFound, detail: "there is nothing at this path; /openapi.json lists what there is"}
@@ -288,6 +301,12 @@ func (a *API) authenticateUser(c *call) error {
 	}
 	c.actor.Subject, c.actor.Session = claims.Subject, claims.Session
 	c.r = c.r.WithContext(quash.NewContext(c.r.Context(), claims))
+	if claims.Session == "" {
+		return &refusal{
+			code: client.CodeToken, detail: "the access token is a client's own, and this is for users: send one of a session",
+			challenge: `error="invalid_token"`,
+		}
+	}
 	return nil
 }
 

@@ -195,7 +195,7 @@ func (w *world) relying(name string) (confirm func(position uint64)) {
 func (w *world) open() {
 	w.t.Helper()
 	w.spec = loadSpec(w.t)
-	for _, s := range []issuer.Scope{issuer.ScopeFeed, issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup} {
+	for _, s := range []issuer.Scope{issuer.ScopeFeed, issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup, issuer.ScopeClients} {
 		_, w.keys[string(s)], _ = w.issuer.CreateAPIKey(w.t.Context(), issuer.Actor{Name: "system", Scopes: []issuer.Scope{s}}, "the "+string(s)+" key", []issuer.Scope{s})
 	}
 	dial := w.listen(w.api.Private())
@@ -341,8 +341,13 @@ func (w *world) remember(h http.Header, text []byte) {
 		}
 	}
 	members := map[string]any{}
-	_ = json.Unmarshal(text, &members)
-	for _, name := range []string{"access_token", "refresh_token", "password", "old_password", "new_password", "secret", "token"} {
+	if json.Unmarshal(text, &members) != nil {
+		form, _ := url.ParseQuery(string(text))
+		for name := range form {
+			members[name] = form.Get(name)
+		}
+	}
+	for _, name := range []string{"access_token", "refresh_token", "password", "old_password", "new_password", "secret", "token", "client_secret", "client_assertion"} {
 		if s, ok := members[name].(string); ok {
 			found = append(found, s)
 		}

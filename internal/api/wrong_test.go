@@ -58,7 +58,7 @@ func wrong(t *testing.T, what string, answer *http.Response, body string, status
 }
 
 // at fills in the parameters of a path.
-var at = strings.NewReplacer("{subject}", "u_1", "{sid}", "s_x", "{id}", "k", "{position}", "7")
+var at = strings.NewReplacer("{subject}", "u_1", "{sid}", "s_x", "{id}", "k", "{position}", "7", "{client_id}", "web")
 
 // good bodies, by route, in which one thing is made wrong at a time.
 var good = map[string]string{
@@ -74,6 +74,9 @@ var good = map[string]string{
 	"POST /v1/admin/explain":                     `{"token":"x"}`,
 	"POST /v1/admin/keys":                        `{"name":"ci","scopes":["audit"]}`,
 	"POST /v1/admin/keys/{id}/replace":           `{"overlap_seconds":0}`,
+	"POST /v1/admin/clients":                     `{"client_id":"x","grants":["refresh_token"],"scopes":["read"],"audience":["orders"],"keys":{}}`,
+	"PUT /v1/admin/clients/{client_id}":          `{"name":"x","grants":["refresh_token"]}`,
+	"POST /v1/admin/clients/{client_id}/secret":  `{"overlap_seconds":0}`,
 }
 
 // state is what no wrong request may change.
@@ -105,6 +108,9 @@ func TestWrongRequestsAreRefusedAndChangeNothing(t *testing.T) {
 	tokens := w.session("u_1")
 	before := w.state("u_1")
 	for _, rt := range api.Routes() {
+		if rt.OAuth {
+			continue // their refusals have another form, and tests of their own
+		}
 		x := mistakes{t: t, rt: rt, path: at.Replace(rt.Path), do: w.listeners()["private"], h: http.Header{}}
 		if rt.Public {
 			x.do = w.listeners()["public"]
@@ -213,7 +219,7 @@ func (x *mistakes) members(h http.Header, text string, members map[string]any) {
 		x.try("repeated member", x.path, h, strings.Replace(text, "{", fmt.Sprintf(`{%q:"",`, name), 1), 400, client.CodeInvalid)
 		x.try("member in another case", x.path, h, strings.Replace(text, name, strings.ToUpper(name), 1), 400, client.CodeInvalid)
 		for _, value := range []string{"null", "1.5", "[[]]"} {
-			if name == "claims" && value != "null" {
+			if (name == "claims" || name == "keys") && value != "null" {
 				continue // the issuer's own text
 			}
 			p := x.try("wrong type", x.path, h, fmt.Sprintf(`{%q:%s}`, name, value), 400, client.CodeInvalid)

@@ -29,7 +29,7 @@ import (
 
 const (
 	format  = "quash backup"
-	version = 1
+	version = 2 // 1 had no clients
 	// maxLine bounds a line in octets; the longest have the outcomes of a confirmation.
 	maxLine = 8 << 20
 )
@@ -40,6 +40,7 @@ type line struct {
 	Account      *account             `json:"account,omitempty"`
 	Session      *session             `json:"session,omitempty"`
 	APIKey       *apiKey              `json:"api_key,omitempty"`
+	Client       *client              `json:"client,omitempty"`
 	Audit        *auditEntry          `json:"audit,omitempty"`
 	Verifier     *issuer.Verifier     `json:"verifier,omitempty"`
 	Confirmation *issuer.Confirmation `json:"confirmation,omitempty"`
@@ -75,6 +76,10 @@ type (
 	apiKey struct {
 		issuer.APIKey
 		Hash, Previous []byte
+	}
+	client struct {
+		issuer.Client
+		Hash, Previous, Keys []byte
 	}
 	auditEntry struct {
 		issuer.AuditEntry
@@ -140,6 +145,12 @@ func (r *session) value() (issuer.Session, error) {
 func (r *apiKey) value() (issuer.APIKey, error) {
 	err := errors.Join(fixed(r.APIKey.Hash[:], r.Hash), fixed(r.APIKey.Previous[:], r.Previous))
 	return r.APIKey, err
+}
+
+func (r *client) value() (issuer.Client, error) {
+	err := errors.Join(fixed(r.Client.Hash[:], r.Hash), fixed(r.Client.Previous[:], r.Previous))
+	r.Client.Keys = r.Keys
+	return r.Client, err
 }
 
 func (r *revocation) value() (issuer.Revocation, error) {
@@ -222,8 +233,8 @@ func newReader(r io.Reader) (*reader, header, error) {
 		return nil, header{}, fmt.Errorf("%w: %w", errFormat, err)
 	case first.Header == nil || first.Header.Format != format:
 		return nil, header{}, errFormat
-	case first.Header.Version != version:
-		return nil, header{}, fmt.Errorf("%w: it is of version %d, and this reads version %d", errFormat, first.Header.Version, version)
+	case first.Header.Version < 1 || first.Header.Version > version:
+		return nil, header{}, fmt.Errorf("%w: it is of version %d, and this reads versions 1 to %d", errFormat, first.Header.Version, version)
 	}
 	return in, *first.Header, nil
 }

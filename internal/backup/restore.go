@@ -172,6 +172,9 @@ func (l *line) row() (func(issuer.Tx) error, error) {
 	case l.APIKey != nil:
 		v, err := l.APIKey.value()
 		return func(tx issuer.Tx) error { return tx.PutAPIKey(v) }, err
+	case l.Client != nil:
+		v, err := l.Client.value()
+		return func(tx issuer.Tx) error { return tx.PutClient(v) }, err
 	case l.Audit != nil:
 		v := l.Audit.value()
 		return func(tx issuer.Tx) error { return tx.AppendAudit(v) }, nil
@@ -192,6 +195,8 @@ func (l *line) kind() string {
 		return "sessions"
 	case l.APIKey != nil:
 		return "keys"
+	case l.Client != nil:
+		return "clients"
 	case l.Audit != nil:
 		return "audit entries"
 	}

@@ -49,7 +49,7 @@ func (d *dumper) dump() error {
 	if err := d.out.write(line{Header: &header{format, version, d.rd.Now()}}); err != nil {
 		return err
 	}
-	for _, part := range []func() error{d.accounts, d.sessions, d.keys, d.audit, d.evidence, d.signingKeys, d.log, d.revocations} {
+	for _, part := range []func() error{d.accounts, d.sessions, d.keys, d.clients, d.audit, d.evidence, d.signingKeys, d.log, d.revocations} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -109,6 +109,14 @@ func (d *dumper) keys() error {
 	keys, err := d.rd.APIKeys()
 	for _, k := range keys {
 		err = errors.Join(err, d.out.write(line{APIKey: &apiKey{k, k.Hash[:], k.Previous[:]}}))
+	}
+	return err
+}
+
+func (d *dumper) clients() error {
+	clients, err := d.rd.Clients()
+	for _, c := range clients {
+		err = errors.Join(err, d.out.write(line{Client: &client{c, c.Hash[:], c.Previous[:], c.Keys}}))
 	}
 	return err
 }

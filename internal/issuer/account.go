@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"golang.org/x/text/secure/precis"
 )
@@ -25,6 +26,8 @@ func (i *Issuer) CreateAccount(ctx context.Context, by Actor, n NewAccount) (Acc
 	switch {
 	case !visible(a.Subject, 1, 128):
 		return Account{}, refuse(CodeInvalid, "subject: want 1 to 128 visible ASCII characters")
+	case strings.HasPrefix(a.Subject, clientPrefix):
+		return Account{}, refuse(CodeInvalid, "subject: %s begins those of clients; choose another", clientPrefix)
 	case n.Password != "" && n.Name == "":
 		return Account{}, refuse(CodeInvalid, "name: a password needs a name to log in with")
 	}

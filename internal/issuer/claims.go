@@ -11,7 +11,9 @@ import (
 	"github.com/quashdev/quash/internal/jws"
 )
 
-// ownClaims are set by the issuer and cannot be in an account's document.
+// ownClaims are set by the issuer and cannot be in an account's document. A
+// scope can: it goes into the tokens of clients that are not registered, to
+// which the issuer grants none.
 var ownClaims = []string{"iss", "sub", "aud", "client_id", "iat", "exp", "nbf", "jti", "sid", "rev", "cnf", "act", "may_act"}
 
 // revocable are the claims that every token carries and a revocation may name.

@@ -181,6 +181,10 @@ func Filled(rd Reader) (bool, error) {
 	if err != nil || len(keys) > 0 {
 		return true, err
 	}
+	clients, err := rd.Clients()
+	if err != nil || len(clients) > 0 {
+		return true, err
+	}
 	noted, err := rd.Audit(AuditQuery{Limit: 1})
 	return len(noted) > 0, err
 }

@@ -22,10 +22,14 @@ const (
 	CodeConflict     Code = "conflict" // something else has the name, or changed meanwhile
 	CodeForbidden    Code = "forbidden"
 	CodeLimited      Code = "too_many_requests"
-	CodeBusy         Code = "busy"        // more password checks are waiting than can be
-	CodeFull         Code = "full"        // the live revocations, or the claims they name, are near their bound
-	CodeUnavailable  Code = "unavailable" // the store did not answer; what the call was for was not done
+	CodeBusy         Code = "busy"           // more password checks are waiting than can be
+	CodeScope        Code = "invalid_scope"  // more was asked for than was granted
+	CodeClient       Code = "invalid_client" // the client did not show who it is
+	CodeFull         Code = "full"           // the live revocations, or the claims they name, are near their bound
+	CodeUnavailable  Code = "unavailable"    // the store did not answer; what the call was for was not done
 
+	// CodeUnauthorizedClient says that the client is known and not allowed this.
+	CodeUnauthorizedClient Code = "unauthorized_client"
 	// CodeOutcomeUnknown says that a change may stand or not. To ask again
 	// without looking could make it twice.
 	CodeOutcomeUnknown Code = "outcome_unknown"

@@ -40,6 +40,8 @@ var (
 	SessionEvicted  = Event{Name: "session_evicted", Title: "too many sessions of a subject", Ends: This, Claim: "sid", Forever: true, Note: "the one unused for longest"}
 	ClaimsChanged   = Event{Name: "claims_changed", Title: "claims changed", Ends: None, Claim: "sub", Note: "clients refresh and get the new claims"}
 	KeyCompromised  = Event{Name: "key_compromised", Title: "signing key compromised", Ends: None, Claim: "kid", Forever: true, Note: "the key leaves the JWKS and the feed at once; clients refresh"}
+	ClientChanged   = Event{Name: "client_changed", Title: "client changed", Ends: None, Claim: "client_id", Note: "where its scopes, audience or grants are others: it refreshes"}
+	ClientDeleted   = Event{Name: "client_deleted", Title: "client deleted", Ends: All, Claim: "client_id", Note: "those of the client; its row goes"}
 	ClaimRevoked    = Event{Name: "revoked", Title: "any claim, by an administrator", Ends: Matching, Claim: "*", Note: "sessions that match end if asked"}
 	loggedIn        = Event{Name: "login"}
 	sessionOpened   = Event{Name: "session_opened"}
@@ -47,6 +49,8 @@ var (
 	apiKeyCreated   = Event{Name: "api_key_created"}
 	apiKeyReplaced  = Event{Name: "api_key_replaced"}
 	apiKeyDeleted   = Event{Name: "api_key_deleted"}
+	clientCreated   = Event{Name: "client_created"}
+	clientReplaced  = Event{Name: "client_secret_replaced"}
 	signingKeyMade  = Event{Name: "signing_key_created"}
 
 	signingKeyRotated = Event{Name: "signing_key_rotated"}

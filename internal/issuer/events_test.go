@@ -44,8 +44,13 @@ func newScene(t testing.TB, e issuer.Event) *scene {
 	}
 	s.account(n)
 	s.other = s.session("u_2")
+	client := ""
+	if e.Claim == "client_id" {
+		client = "app"
+		s.client(client)
+	}
 	for range 3 {
-		g := s.session(subject)
+		g := s.sessionOf(subject, client)
 		p := s.mustRefresh(g.RefreshToken, "")
 		s.first = append(s.first, g.RefreshToken)
 		s.previous = append(s.previous, p.RefreshToken)
@@ -99,6 +104,13 @@ var happen = map[string]func(s *scene, dry bool) (issuer.Effect, error){
 	},
 	issuer.KeyCompromised.Name: func(s *scene, dry bool) (issuer.Effect, error) {
 		return s.Revoke(s.ctx(), admin, issuer.RevokeRequest{Claim: "kid", Value: s.kid, DryRun: dry})
+	},
+	issuer.ClientChanged.Name: func(s *scene, dry bool) (issuer.Effect, error) {
+		settings := issuer.ClientSettings{Grants: []string{issuer.GrantRefresh}, Scopes: []string{"read"}}
+		return s.PutClient(s.ctx(), admin, "app", settings, issuer.Target{DryRun: dry})
+	},
+	issuer.ClientDeleted.Name: func(s *scene, dry bool) (issuer.Effect, error) {
+		return s.DeleteClient(s.ctx(), admin, "app", issuer.Target{DryRun: dry})
 	},
 	issuer.ClaimRevoked.Name: func(s *scene, dry bool) (issuer.Effect, error) {
 		return s.Revoke(s.ctx(), admin, issuer.RevokeRequest{Claim: "tenant", Value: "acme", End: true, DryRun: dry})
@@ -161,6 +173,8 @@ func (s *scene) revocations(e issuer.Event) (want []revocation) {
 		slices.SortFunc(want, func(a, b revocation) int { return strings.Compare(a.Value, b.Value) })
 	case "sub":
 		one(subject)
+	case "client_id":
+		one("app")
 	case "kid":
 		one(s.kid)
 	case "*":

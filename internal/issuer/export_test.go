@@ -41,6 +41,6 @@ func (i *Issuer) Sign(ctx context.Context, typ string, claims []byte) (token str
 func Events() []Event {
 	return []Event{
 		LoggedOut, LoggedOutOthers, LoggedOutAll, PasswordChanged, PasswordSet, Deactivated, Reactivated,
-		Deleted, RefreshReused, SessionEvicted, ClaimsChanged, KeyCompromised, ClaimRevoked,
+		Deleted, RefreshReused, SessionEvicted, ClaimsChanged, KeyCompromised, ClientChanged, ClientDeleted, ClaimRevoked,
 	}
 }

@@ -16,8 +16,9 @@ import (
 // Grant is what a login or refresh gives: a pair of tokens.
 type Grant struct {
 	AccessToken  string
-	RefreshToken string
+	RefreshToken string        // empty where there is no session
 	ExpiresIn    time.Duration // of the access token
+	Scope        string        // of the access token
 	Session      string
 	Subject      string
 }
@@ -30,16 +31,28 @@ const maxClockSkew = 10 * time.Second
 // said. Nothing is signed until then.
 type draft struct {
 	account Account
-	session Session
+	session Session // without an ID where there is none
+	client  *Client // nil where it is not registered
+	scope   string
 	signer  *jws.PrivateKey
 	rev     uint64
 	issued  time.Time
 	expires time.Time
 }
 
-// draftFor reads what a token for the session says, notes its expiry in the
-// session's row, and writes the row.
-func (i *Issuer) draftFor(tx Tx, a Account, s Session) (draft, error) {
+// draftFor reads what a token for the draft's session says, notes its expiry in
+// the session's row, and writes the row.
+func (i *Issuer) draftFor(tx Tx, d draft) (draft, error) {
+	d, err := i.stamped(tx, d)
+	if err != nil {
+		return draft{}, err
+	}
+	d.session.Tokens = appendExpiry(d.session.Tokens, tx.Now(), d.expires)
+	return d, tx.PutSession(d.session)
+}
+
+// stamped reads what a token says that is the same for all issued now.
+func (i *Issuer) stamped(tx Tx, d draft) (draft, error) {
 	now := tx.Now()
 	if skew := time.Since(now).Abs(); skew > maxClockSkew {
 		return draft{}, refuse(CodeUnavailable, "the clocks of this machine and the database are %v apart; no tokens are issued until they agree", skew.Round(time.Second))
@@ -56,13 +69,12 @@ func (i *Issuer) draftFor(tx Tx, a Account, s Session) (draft, error) {
 	if err != nil {
 		return draft{}, err
 	}
-	d := draft{account: a, session: s, signer: signer, rev: log.Head.Position, issued: now.Truncate(time.Second)}
+	d.signer, d.rev, d.issued = signer, log.Head.Position, now.Truncate(time.Second)
 	d.expires = d.issued.Add(i.cfg.TokenLifetime)
-	if end := s.Expires.Truncate(time.Second); end.Before(d.expires) {
+	if end := d.session.Expires.Truncate(time.Second); d.session.ID != "" && end.Before(d.expires) {
 		d.expires = end
 	}
-	d.session.Tokens = appendExpiry(s.Tokens, now, d.expires)
-	return d, tx.PutSession(d.session)
+	return d, nil
 }
 
 // maxTokens is how many expiries of a session's tokens its row keeps.
@@ -84,17 +96,16 @@ func (i *Issuer) grant(d draft) (Grant, error) {
 	if err != nil {
 		return Grant{}, fmt.Errorf("sign an access token: %w", err)
 	}
-	return Grant{
-		AccessToken:  token,
-		RefreshToken: i.refreshTokenOf(d.session, d.session.Counter),
-		ExpiresIn:    d.expires.Sub(d.issued),
-		Session:      d.session.ID,
-		Subject:      d.account.Subject,
-	}, nil
+	g := Grant{AccessToken: token, ExpiresIn: d.expires.Sub(d.issued), Scope: d.scope, Session: d.session.ID, Subject: d.account.Subject}
+	if g.Session != "" {
+		g.RefreshToken = i.refreshTokenOf(d.session, d.session.Counter)
+	}
+	return g, nil
 }
 
 // claims returns the payload of RFC 9068, section 2.2, with sid, rev and the
-// account's own claims.
+// account's own claims. The scope (section 2.2.3) of a registered client's token
+// is what was granted to it.
 func (i *Issuer) claims(d draft) ([]byte, error) {
 	claims := map[string]any{}
 	members, err := jws.Members(nil, d.account.Claims)
@@ -104,17 +115,26 @@ func (i *Issuer) claims(d draft) ([]byte, error) {
 	for _, m := range members {
 		claims[m.Name] = json.RawMessage(m.Value)
 	}
+	if d.client != nil {
+		delete(claims, "scope") // which is the issuer's to say
+	}
+	if d.scope != "" {
+		claims["scope"] = d.scope
+	}
 	claims["iss"] = i.cfg.Issuer
 	claims["sub"] = d.account.Subject
-	claims["aud"] = i.cfg.Audience
-	if len(i.cfg.Audience) == 1 {
-		claims["aud"] = i.cfg.Audience[0]
+	audience := i.audienceOf(d.client)
+	claims["aud"] = audience
+	if len(audience) == 1 {
+		claims["aud"] = audience[0]
 	}
 	claims["client_id"] = d.session.Client
 	claims["iat"] = d.issued.Unix()
 	claims["exp"] = d.expires.Unix()
 	claims["jti"] = newID("")
-	claims["sid"] = d.session.ID
+	if d.session.ID != "" {
+		claims["sid"] = d.session.ID
+	}
 	claims["rev"] = d.rev
 	return compact(claims)
 }
@@ -158,6 +178,7 @@ type Device struct {
 	Client  string // client_id; empty: the configured one
 	Device  string // in the user's words, shown in the list of sessions; at most 128 characters
 	Address string
+	Scope   string // asked for, its members separated by spaces; empty: all that the client may have
 }
 
 // Login opens a session for an account by its password. An account that is
@@ -239,7 +260,11 @@ func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject str
 			if err := tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: e.Name, Actor: by.Name, Address: d.Address, Subject: subject, Session: s.ID}); err != nil {
 				return draft{}, err
 			}
-			return i.draftFor(tx, a, opened)
+			c, err := enlist(tx, &opened, d.Scope, checked == nil)
+			if err != nil {
+				return draft{}, err
+			}
+			return i.draftFor(tx, draft{account: a, session: opened, client: c, scope: opened.Scope})
 		})
 		if !errors.Is(err, errCrowded) {
 			return g, explainAfter(standing, "account", err)
@@ -276,6 +301,12 @@ type RefreshRequest struct {
 	Token          string
 	IdempotencyKey string // so that the same call can be repeated whenever its answer was lost; at most 255 characters
 	Address        string
+	// Client is the registered client that presents it and has shown who it is.
+	// Nil: nobody has, and a token of a client that can is CodeGrant.
+	Client *Client
+	// Scope of the access token, at most what the session was granted, which
+	// does not change. Empty: all of that.
+	Scope string
 }
 
 // errReuse says that a refresh ran into reuse and must start again as a
@@ -288,7 +319,8 @@ var errGrant = refuse(CodeGrant, "the refresh token is not valid any more; log i
 // current token rotates. The one before it gets the same successor again
 // within ten seconds, or at any time with the Idempotency-Key of the call
 // that rotated it. Anything older ends the session (RFC 9700, section 4.14.2).
-// All that is wrong with a token is CodeGrant.
+// All that is wrong with a token is CodeGrant. One that another client presents
+// stays as it is, and so does one for which too wide a scope is asked.
 func (i *Issuer) Refresh(ctx context.Context, r RefreshRequest) (Grant, error) {
 	p, err := r.read()
 	if err != nil {
@@ -306,6 +338,8 @@ type presented struct {
 	refreshToken
 	retryKey [sha256.Size]byte
 	address  string
+	client   *Client
+	scope    string
 	// at is when it was judged first, zero before that. A call of several
 	// transactions judges as of then in all of them, lest the window close
 	// between two and make an honest client a thief.
@@ -317,7 +351,7 @@ func (r RefreshRequest) read() (p presented, err error) {
 	if p.refreshToken, ok = parseRefreshToken(r.Token); !ok {
 		return p, errGrant
 	}
-	p.address = r.Address
+	p.address, p.client, p.scope = r.Address, r.Client, r.Scope
 	p.retryKey, err = retryKeyOf(r.IdempotencyKey)
 	return p, err
 }
@@ -334,6 +368,11 @@ func (i *Issuer) admit(rd Reader, p presented) (Session, verdict, error) {
 	}
 	setDefault(&p.at, p.at.IsZero(), rd.Now())
 	v := i.judge(s, p.refreshToken, p.retryKey, p.at)
+	if v != forged {
+		if err := presentable(rd, s, p.client); err != nil {
+			return s, forged, err
+		}
+	}
 	switch v {
 	case rotate, repeat:
 		return s, v, nil
@@ -345,9 +384,29 @@ func (i *Issuer) admit(rd Reader, p presented) (Session, verdict, error) {
 	return s, v, errGrant
 }
 
+// presentable refuses a token of a session that another than its client
+// presents. It comes before the token is judged: it is nobody's reuse.
+func presentable(rd Reader, s Session, by *Client) error {
+	switch {
+	case by != nil && !s.of(*by):
+		return errGrant
+	case by != nil || !s.Registered:
+		return nil
+	}
+	c, err := rd.Client(s.Client)
+	if err == nil && c.Method != NoMethod {
+		err = refuse(CodeGrant, "the session's client has to show who it is: present the refresh token at /oauth/token")
+	}
+	return err
+}
+
 // rotate is the issuing transaction of a refresh.
 func (i *Issuer) rotate(tx Tx, p presented) (draft, error) {
 	s, v, err := i.admit(tx, p)
+	if err != nil {
+		return draft{}, err
+	}
+	c, scope, err := entitled(tx, s, p.scope)
 	if err != nil {
 		return draft{}, err
 	}
@@ -367,7 +426,7 @@ func (i *Issuer) rotate(tx Tx, p presented) (draft, error) {
 	if p.address != "" {
 		s.Address = p.address
 	}
-	return i.draftFor(tx, a, s)
+	return i.draftFor(tx, draft{account: a, session: s, client: c, scope: scope})
 }
 
 // endReused ends the session of a token that was used before. It looks again,

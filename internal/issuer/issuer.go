@@ -58,7 +58,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// maxNamed bounds the issuer and the audience in octets of JSON. What remains
+// maxNamed bounds the issuer, the audience and the scope in octets of JSON. What remains
 // of [jws.MaxToken] holds the longest signature and, in every account, a
 // document of [maxClaims] and the longest subject and client.
 const maxNamed = 1000
@@ -177,12 +177,15 @@ func (i *Issuer) Prepare(ctx context.Context) error {
 	return err
 }
 
+// Name is the iss of every token.
+func (i *Issuer) Name() string { return i.cfg.Issuer }
+
 // IdleTimeout is how long a session may go without a refresh.
 func (i *Issuer) IdleTimeout() time.Duration { return i.cfg.IdleTimeout }
 
 // Actor is who asks for a change.
 type Actor struct {
-	Name    string // "user", "system", or "admin:" and the name of the API key
+	Name    string // "user", "system", or "admin:" and the name of the API key, or "client:" and the client_id
 	Address string
 	// Subject and Session of a user who showed an access token. The change is
 	// refused with CodeToken where the session has ended meanwhile.

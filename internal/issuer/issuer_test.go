@@ -102,7 +102,13 @@ func (h *house) session(subject string) issuer.Grant {
 	if _, err := h.Account(h.ctx(), subject); issuer.CodeOf(err) == issuer.CodeNotFound {
 		h.account(issuer.NewAccount{Subject: subject})
 	}
-	g, err := h.OpenSession(h.ctx(), admin, subject, issuer.Device{})
+	return h.sessionOf(subject, "")
+}
+
+// sessionOf opens a session of a subject for a client.
+func (h *house) sessionOf(subject, client string) issuer.Grant {
+	h.t.Helper()
+	g, err := h.OpenSession(h.ctx(), admin, subject, issuer.Device{Client: client})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -181,19 +187,21 @@ type everything struct {
 	History  []issuer.Revocation
 	Signing  []issuer.SigningKey
 	Keys     []issuer.APIKey
+	Clients  []issuer.Client
 	Audit    []issuer.AuditEntry
 }
 
 func (h *house) everything() (all everything) {
 	h.t.Helper()
 	err := h.store.View(h.ctx(), func(rd issuer.Reader) error {
-		var errs [7]error
+		var errs [8]error
 		all.Log, errs[0] = rd.Log()
 		all.Accounts, errs[1] = rd.Accounts("", 1000)
 		all.Sessions, errs[2] = rd.Sessions(issuer.Match{}, "", 1000)
 		all.History, errs[3] = rd.History(0, 1000)
 		all.Signing, errs[4] = rd.SigningKeys()
 		all.Keys, errs[5] = rd.APIKeys()
+		all.Clients, errs[7] = rd.Clients()
 		all.Audit, errs[6] = rd.Audit(issuer.AuditQuery{Limit: 1000})
 		return errors.Join(errs[:]...)
 	})

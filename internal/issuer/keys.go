@@ -267,7 +267,7 @@ func (i *Issuer) CreateAPIKey(ctx context.Context, by Actor, name string, scopes
 }
 
 func checkScopes(scopes []Scope) error {
-	known := []Scope{ScopeFeed, ScopeRevoke, ScopeSessions, ScopeAccounts, ScopeAudit, ScopeKeys, ScopeBackup}
+	known := []Scope{ScopeFeed, ScopeRevoke, ScopeSessions, ScopeAccounts, ScopeAudit, ScopeKeys, ScopeBackup, ScopeClients}
 	for n, s := range scopes {
 		if !slices.Contains(known, s) || slices.Contains(scopes[:n], s) {
 			return refuse(CodeInvalid, "scopes: %q is unknown or there twice; the scopes are %q", s, known)

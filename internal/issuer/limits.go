@@ -15,6 +15,31 @@ import (
 type limits struct {
 	account *throttled.GCRARateLimiterCtx
 	address *throttled.GCRARateLimiterCtx
+	clients failures // of one client, from one address
+	origins failures // of all clients, from one address
+}
+
+// failures limits attempts by those of them that failed, because good ones may
+// come as often as they like.
+type failures struct {
+	store throttled.GCRAStoreCtx
+	count *throttled.GCRARateLimiterCtx
+	burst time.Duration // how far ahead of now the store may be
+}
+
+func newFailures(every time.Duration, burst int) (f failures, err error) {
+	if f.store, err = memstore.NewCtx(rememberedKeys); err != nil {
+		return f, err
+	}
+	f.burst = every * time.Duration(burst)
+	f.count, err = throttled.NewGCRARateLimiterCtx(f.store, throttled.RateQuota{MaxRate: throttled.PerDuration(1, every), MaxBurst: burst})
+	return f, err
+}
+
+// wait returns how long nobody may try under a key, without counting it.
+func (f *failures) wait(ctx context.Context, key string) (time.Duration, error) {
+	at, now, err := f.store.GetWithTime(ctx, key)
+	return time.Duration(at-now.UnixNano()) - f.burst, err
 }
 
 // rememberedKeys bounds the memory of the limits; what was unused for longest
@@ -37,7 +62,44 @@ func newLimits() (*limits, error) {
 	if err != nil {
 		return nil, fmt.Errorf("limit logins: %w", err)
 	}
-	return &limits{account, address}, nil
+	l := &limits{account: account, address: address}
+	if l.clients, err = newFailures(6*time.Second, 20); err != nil {
+		return nil, fmt.Errorf("limit clients: %w", err)
+	}
+	if l.origins, err = newFailures(500*time.Millisecond, 240); err != nil {
+		return nil, fmt.Errorf("limit clients: %w", err)
+	}
+	return l, nil
+}
+
+// client refuses a client's attempt with CodeLimited after too many that failed.
+func (l *limits) client(ctx context.Context, p ClientProof) error {
+	place := Place(p.Address)
+	one, err := l.clients.wait(ctx, place+" "+p.ID)
+	if err != nil {
+		return fmt.Errorf("limit clients: %w", err)
+	}
+	all, err := l.origins.wait(ctx, place)
+	if err != nil {
+		return fmt.Errorf("limit clients: %w", err)
+	}
+	if wait := max(one, all); wait > 0 {
+		return &Error{Code: CodeLimited, Detail: "too many attempts failed; wait before the next", RetryAfter: max(wait, time.Second)}
+	}
+	return nil
+}
+
+// refused counts an attempt that failed and returns why it did.
+func (l *limits) refused(ctx context.Context, p ClientProof, why error) error {
+	place := Place(p.Address)
+	_, _, err := l.clients.count.RateLimitCtx(ctx, place+" "+p.ID, 1)
+	if err == nil {
+		_, _, err = l.origins.count.RateLimitCtx(ctx, place, 1)
+	}
+	if err != nil {
+		return fmt.Errorf("limit clients: %w", err)
+	}
+	return why
 }
 
 // login counts an attempt and refuses it with CodeLimited beyond the limit.

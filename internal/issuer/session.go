@@ -3,8 +3,6 @@ package issuer
 import (
 	"context"
 	"errors"
-
-	"github.com/quashdev/quash/internal/jws"
 )
 
 // maxListed bounds every list.
@@ -59,33 +57,11 @@ func (i *Issuer) LogoutByAccessToken(ctx context.Context, token, address string)
 // sessionOf reads whose an access token of this issuer is, whether or not it
 // has expired.
 func (i *Issuer) sessionOf(ctx context.Context, token string) (subject, session string, err error) {
-	bad := refuse(CodeToken, "the access token was not issued here; log out with the refresh token")
-	var t jws.Token
-	if err := t.Parse(token); err != nil || (t.Header.Type != "at+jwt" && t.Header.Type != "application/at+jwt") {
-		return "", "", bad
+	a, err := i.accessToken(ctx, token)
+	if err == nil && a.texts["sid"] == "" || errors.Is(err, errAccessToken) {
+		err = refuse(CodeToken, "the access token was not issued here for a session; log out with the refresh token")
 	}
-	keys, err := i.PublicKeys(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	key, ok := keys.Key(t.Header.KeyID)
-	if !ok || key.Verify(&t) != nil {
-		return "", "", bad
-	}
-	members, err := jws.Members(nil, t.Payload)
-	if err != nil {
-		return "", "", bad
-	}
-	claims := map[string]string{}
-	for _, m := range members {
-		if text, ok := jws.String(m.Value); ok {
-			claims[m.Name] = text
-		}
-	}
-	if claims["iss"] != i.cfg.Issuer || claims["sub"] == "" || claims["sid"] == "" {
-		return "", "", bad
-	}
-	return claims["sub"], claims["sid"], nil
+	return a.texts["sub"], a.texts["sid"], err
 }
 
 // EndSession ends one session of a subject. A user ends a session of their

@@ -81,7 +81,8 @@ type Store interface {
 
 	// Prune takes records that are to be forgotten before now out of the live
 	// log into the archive, and sessions that idled too long or reached their
-	// end, at most limit of each, and reports how many of both it took.
+	// end, at most limit of each, and reports how many of both it took. It
+	// forgets assertions of clients that have expired, too.
 	Prune(ctx context.Context, now time.Time, idle time.Duration, limit int) (records, sessions int, err error)
 
 	Close() error
@@ -131,6 +132,8 @@ type Reader interface {
 	SigningKeys() ([]SigningKey, error)       // in the order of Created, to the millisecond
 	APIKey(id string) (APIKey, error)         // ErrNotFound
 	APIKeys() ([]APIKey, error)               // in the order of Created
+	Client(id string) (Client, error)         // ErrNotFound
+	Clients() ([]Client, error)               // in the order of their ids
 	Audit(q AuditQuery) ([]AuditEntry, error) // newest first
 
 	// Requested says whether the outbox holds requests.
@@ -196,6 +199,11 @@ type Tx interface {
 	PutSigningKey(SigningKey) error // inserts or replaces by ID
 	PutAPIKey(APIKey) error         // inserts or replaces by ID; ErrExists where another has the Name
 	DeleteAPIKey(id string) error   // ErrNotFound
+	PutClient(Client) error         // inserts or replaces by ID
+	DeleteClient(id string) error   // ErrNotFound
+	// SpendAssertion notes that a client's assertion was used; ErrExists where
+	// it was already. Prune forgets it a minute after until.
+	SpendAssertion(id [sha256.Size]byte, until time.Time) error
 	// AppendAudit appends to the audit. The store sets the entry's ID, and,
 	// where it has none as one that is restored does, its Position to that of
 	// the last revocation that the transaction appended before it, 0 where
@@ -310,14 +318,18 @@ type Account struct {
 
 // Session is one login on one device. A session that ended has no row.
 type Session struct {
-	ID       string // sid of its tokens
-	Subject  string
-	Client   string // client_id of its tokens
-	Device   string // as the client named it
-	Address  string // where it was last used from
-	Created  time.Time
-	LastUsed time.Time // login or latest refresh
-	Expires  time.Time // absolute time-out
+	ID      string // sid of its tokens
+	Subject string
+	Client  string // client_id of its tokens
+	// Registered says that Client was that of a registered client when the
+	// session was opened; else it is a label, which says nothing of who uses it.
+	Registered bool
+	Scope      string // granted to the client, its members separated by spaces
+	Device     string // as the client named it
+	Address    string // where it was last used from
+	Created    time.Time
+	LastUsed   time.Time // login or latest refresh
+	Expires    time.Time // absolute time-out
 
 	Counter  uint64            // of the refresh token that rotates next
 	Secret   [32]byte          // half of the key that refresh tokens are made with
@@ -478,6 +490,36 @@ const (
 	ScopeAudit    Scope = "audit"
 	ScopeKeys     Scope = "keys"
 	ScopeBackup   Scope = "backup" // to read all that there is
+	ScopeClients  Scope = "clients"
+)
+
+// Client is a program that is registered to have tokens: those of sessions that
+// are opened for it, and its own. Its secrets are not kept.
+type Client struct {
+	ID            string // client_id of its tokens
+	Name          string
+	Method        AuthMethod        // by which it shows who it is
+	Hash          [sha256.Size]byte // of the secret; zero where its method has none
+	Previous      [sha256.Size]byte // of the secret before it; zero where there is none
+	PreviousUntil time.Time         // when that one ends
+	Keys          json.RawMessage   // JSON Web Key Set of a client that signs assertions; else nil
+	Grants        []string          // grant types that it may use
+	Scopes        []string          // members that the scope of its tokens may have
+	Audience      []string          // aud of its tokens; none: the server's
+	Created       time.Time
+	LastUsed      time.Time // to the minute
+}
+
+// AuthMethod is how a client shows who it is, by its name in RFC 7591, section
+// 2, and OpenID Connect Core 1.0, section 9.
+type AuthMethod string
+
+// The methods.
+const (
+	SecretBasic   AuthMethod = "client_secret_basic" // a secret in the Authorization header
+	SecretPost    AuthMethod = "client_secret_post"  // a secret in the body
+	PrivateKeyJWT AuthMethod = "private_key_jwt"     // an assertion that it signs (RFC 7523)
+	NoMethod      AuthMethod = "none"                // it cannot: whoever knows its client_id can use it
 )
 
 // AuditEntry says what happened, once.

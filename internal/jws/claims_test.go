@@ -24,9 +24,10 @@ func (f *tokenFile) addNames() {
 	f.header("T12-ALG", "ALG is not alg", es.in(`"alg"`, `"ALG"`))
 	f.header("T12-Kid", "Kid is not kid", es.in(`"kid"`, `"Kid"`))
 	f.valid("T12-ALG-beside", "ALG beside alg is an unknown parameter", es.token(es.header(`,"ALG":"none"`), good))
-	for _, name := range []string{"exp", "sub", "iss", "aud", "rev", "sid"} {
+	for _, name := range []string{"exp", "sub", "iss", "aud", "rev", "jti"} {
 		f.badClaims("T12-"+strings.ToUpper(name), "names differ by case", strings.Replace(good, `"`+name+`"`, `"`+strings.ToUpper(name)+`"`, 1))
 	}
+	f.claims("valid", "T12-SID", "SID is not sid, and a token may be of no session", strings.Replace(good, `"sid"`, `"SID"`, 1))
 	f.claims("valid", "T12-beside", "Exp and SUB beside exp and sub are other claims", also(`,"Exp":1,"SUB":"x"`))
 }
 
@@ -148,8 +149,12 @@ func (f *tokenFile) addIdentity() {
 		{`["orders"]`, "valid"}, {`["other","orders"]`, "valid"}, {`[ "orders" , "other" ]`, "valid"}, {`["\u006frders"]`, "valid"},
 	})
 	for _, name := range []string{"sub", "client_id", "jti", "sid"} {
+		missing := "invalid"
+		if name == "sid" {
+			missing = "valid" // a client's own
+		}
 		f.addClaim("T30", name, "a string with something in it is required", []claimCase{
-			{"", "invalid"}, {`""`, "invalid"}, {"1", "invalid"}, {"null", "invalid"}, {"true", "invalid"}, {`["a"]`, "invalid"}, {"{}", "invalid"},
+			{"", missing}, {`""`, "invalid"}, {"1", "invalid"}, {"null", "invalid"}, {"true", "invalid"}, {`["a"]`, "invalid"}, {"{}", "invalid"},
 		})
 	}
 	f.addClaim("T50", "rev", "rev is a whole number from 0 to below 2^53", []claimCase{

@@ -79,6 +79,26 @@ type Token struct {
 // that has one of jku, jwk, x5u, x5c, x5t, x5t#S256, zip, enc, crit, b64 and
 // cty. It ignores other parameters, as RFC 7515, section 4, requires.
 func (t *Token) Parse(token string) error {
+	err := t.ParseAssertion(token)
+	switch {
+	case err != nil:
+		return err
+	case t.Header.KeyID == "":
+		err = errKid
+	case t.Header.Type == "":
+		err = errTyp
+	default:
+		return nil
+	}
+	t.Header, t.Payload, t.signed, t.signature = Header{}, nil, nil, t.signature[:0]
+	return err
+}
+
+// ParseAssertion is [Token.Parse] but for one rule: the header may leave out kid
+// and typ, as those of assertions may (RFC 7523, section 3). Whoever calls it
+// judges the typ, and says by Header.KeyID which key is meant where there is no
+// kid.
+func (t *Token) ParseAssertion(token string) error {
 	t.Header, t.Payload, t.signed, t.signature = Header{}, nil, nil, t.signature[:0]
 	if len(token) > MaxToken {
 		return errSize
@@ -126,15 +146,18 @@ func parseHeader(object []byte) (Header, error) {
 		return Header{}, err
 	}
 	var h Header
-	var alg, kid, typ bool
+	var alg bool
+	kid, typ := true, true // as far as they are there
 	for _, m := range members {
 		switch m.Name {
 		case "alg":
 			h.Algorithm, alg = String(m.Value)
 		case "kid":
 			h.KeyID, kid = String(m.Value)
+			kid = kid && validKeyID(h.KeyID)
 		case "typ":
 			h.Type, typ = String(m.Value)
+			typ = typ && h.Type != ""
 		case "jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "zip", "enc", "crit", "b64", "cty":
 			return Header{}, errParameter
 		}
@@ -144,9 +167,9 @@ func parseHeader(object []byte) (Header, error) {
 		return Header{}, errAlg
 	case algorithmOf(h.Algorithm) == "":
 		return Header{}, errName
-	case !kid || !validKeyID(h.KeyID):
+	case !kid:
 		return Header{}, errKid
-	case !typ || h.Type == "":
+	case !typ:
 		return Header{}, errTyp
 	}
 	return h, nil

@@ -84,6 +84,14 @@ func (s *KeySet) Key(kid string) (*PublicKey, bool) {
 	return k, ok
 }
 
+// Only returns the key of a set that has one.
+func (s *KeySet) Only() (*PublicKey, bool) {
+	if len(s.keys) != 1 {
+		return nil, false
+	}
+	return s.keys[0], true
+}
+
 // Len returns how many keys the set has.
 func (s *KeySet) Len() int { return len(s.keys) }
 

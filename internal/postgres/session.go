@@ -14,7 +14,7 @@ import (
 	"github.com/quashdev/quash/internal/issuer"
 )
 
-const sessionColumns = `s.id, s.subject, s.client, s.device, s.address, s.created, s.last_used, s.expires, s.counter, s.secret, s.rotated, s.retry_key, s.tokens`
+const sessionColumns = `s.id, s.subject, s.client, s.device, s.address, s.created, s.last_used, s.expires, s.counter, s.secret, s.rotated, s.retry_key, s.tokens, s.scope`
 
 const selectSession = `SELECT ` + sessionColumns + ` FROM quash.session s `
 
@@ -23,15 +23,19 @@ func scanSession(row pgx.Rows, extra ...any) (s issuer.Session, err error) {
 	var created, lastUsed, expires, rotated, counter int64
 	var secret, retry []byte
 	var tokens []int64
+	var scope *string
 	err = row.Scan(append([]any{
 		&s.ID, &s.Subject, &s.Client, &s.Device, &s.Address, &created, &lastUsed, &expires,
-		&counter, &secret, &rotated, &retry, &tokens,
+		&counter, &secret, &rotated, &retry, &tokens, &scope,
 	}, extra...)...)
 	if err != nil {
 		return s, err
 	}
 	s.Created, s.LastUsed, s.Expires, s.Rotated = instant(created), instant(lastUsed), instant(expires), instant(rotated)
 	s.Counter = uint64(counter)
+	if s.Registered = scope != nil; s.Registered {
+		s.Scope = *scope
+	}
 	copy(s.Secret[:], secret)
 	copy(s.RetryKey[:], retry)
 	for _, exp := range tokens {
@@ -281,30 +285,39 @@ func (t *tx) PutSession(s issuer.Session) error {
 	if len(t.u.ended) > t.u.sent.ended {
 		t.u.emit() // one that ended before may be this one
 	}
-	if !holdable([]any{s.ID, s.Client, s.Device, s.Address}) {
+	if !holdable([]any{s.ID, s.Client, s.Scope, s.Device, s.Address}) {
 		return fmt.Errorf("put session: %w", errText)
 	}
 	if err := t.dirty(); err != nil {
 		return err
 	}
-	if known && was.Subject == s.Subject && was.Client == s.Client && was.Created.Equal(s.Created) && was.Expires.Equal(s.Expires) {
+	if known && was.Subject == s.Subject && was.Client == s.Client && was.Created.Equal(s.Created) && was.Expires.Equal(s.Expires) && was.Registered == s.Registered && was.Scope == s.Scope {
 		t.u.puts = append(t.u.puts, s)
 	} else {
 		t.u.emit() // an earlier version of it
 		err = t.write(`
-			INSERT INTO quash.session (id, device, address, last_used, day, counter, secret, rotated, retry_key, tokens, subject, client, created, expires)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+			INSERT INTO quash.session (id, device, address, last_used, day, counter, secret, rotated, retry_key, tokens, subject, client, created, expires, scope)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 			ON CONFLICT (id) DO UPDATE SET device = excluded.device, address = excluded.address, last_used = excluded.last_used, day = excluded.day,
 				counter = excluded.counter, secret = excluded.secret, rotated = excluded.rotated, retry_key = excluded.retry_key,
-				tokens = excluded.tokens, subject = excluded.subject, client = excluded.client, created = excluded.created, expires = excluded.expires`,
+				tokens = excluded.tokens, subject = excluded.subject, client = excluded.client, created = excluded.created, expires = excluded.expires, scope = excluded.scope`,
 			s.ID, s.Device, s.Address, stamp(s.LastUsed), dayOf(s.LastUsed),
-			int64(s.Counter), s.Secret[:], stamp(s.Rotated), hash(s.RetryKey), expiries(&s), s.Subject, s.Client, stamp(s.Created), stamp(s.Expires))
+			int64(s.Counter), s.Secret[:], stamp(s.Rotated), hash(s.RetryKey), expiries(&s), s.Subject, s.Client, stamp(s.Created), stamp(s.Expires), scopeOf(&s))
 	}
 	if err != nil {
 		return fmt.Errorf("put session: %w", err)
 	}
 	t.note(s)
 	return nil
+}
+
+// scopeOf is a session's scope as tables hold it: NULL where its client is not
+// registered.
+func scopeOf(s *issuer.Session) any {
+	if !s.Registered {
+		return nil
+	}
+	return s.Scope
 }
 
 func expiries(s *issuer.Session) []int64 {

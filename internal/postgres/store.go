@@ -292,6 +292,9 @@ func (s *Store) Prune(ctx context.Context, now time.Time, idle time.Duration, li
 		if sessions, err = t.pruneSessions(now, idle, limit); err != nil {
 			return fmt.Errorf("prune sessions: %w", err)
 		}
+		if err := t.pruneAssertions(now, limit); err != nil {
+			return fmt.Errorf("prune assertions: %w", err)
+		}
 		return t.pruneTickets(now, limit)
 	})
 	if err != nil {

@@ -519,6 +519,18 @@ func (l *Log) Head() feed.Mark {
 	return l.ring.head
 }
 
+// Kills reports whether a revocation that the node has read kills a token of
+// the issuer that was issued at rev and carries the claims.
+func (l *Log) Kills(rev uint64, carried []issuer.Match) bool {
+	l.mu.Lock()
+	set, secret := l.set, l.settings.log.HashSecret
+	l.mu.Unlock()
+	return slices.ContainsFunc(carried, func(m issuer.Match) bool {
+		before, _, ok := set.Lookup(revset.KeyOf(secret, l.cfg.Issuer, m.Claim, m.Value))
+		return ok && rev < before
+	})
+}
+
 // Live returns how many revocations are live. It waits for nothing that takes
 // longer the more they are.
 func (l *Log) Live() int {

@@ -10,20 +10,21 @@ import (
 )
 
 const selectSession = `
-	SELECT id, subject, client, device, address, created, last_used, expires, counter, secret, rotated, retry_key, tokens
+	SELECT id, subject, client, device, address, created, last_used, expires, counter, secret, rotated, retry_key, tokens, scope
 	FROM session `
 
 func scanSession(row scanner) (s issuer.Session, err error) {
 	var created, lastUsed, expires, rotated instant
 	var secret, retry, tokens sql.RawBytes
 	var counter int64
+	var scope sql.NullString
 	err = row.Scan(&s.ID, &s.Subject, &s.Client, &s.Device, &s.Address, &created, &lastUsed, &expires,
-		&counter, &secret, &rotated, &retry, &tokens)
+		&counter, &secret, &rotated, &retry, &tokens, &scope)
 	if err != nil {
 		return s, err
 	}
 	s.Created, s.LastUsed, s.Expires, s.Rotated = created.time(), lastUsed.time(), expires.time(), rotated.time()
-	s.Counter = uint64(counter)
+	s.Counter, s.Registered, s.Scope = uint64(counter), scope.Valid, scope.String
 	copy(s.Secret[:], secret)
 	copy(s.RetryKey[:], retry)
 	for ; len(tokens) >= 4; tokens = tokens[4:] {
@@ -103,20 +104,21 @@ func (t *tx) PutSession(s issuer.Session) error {
 	args := []any{
 		s.ID, s.Subject, s.Client, stamp(s.Created), stamp(s.Expires), s.Device, s.Address, stamp(s.LastUsed),
 		int64(s.Counter), s.Secret[:], stamp(s.Rotated), hash(s.RetryKey), tokens,
+		sql.NullString{String: s.Scope, Valid: s.Registered},
 	}
-	// A refresh leaves the first five as they are; an update that does not
+	// A refresh leaves the first five and the last as they are; an update that does not
 	// name them spares their indexes.
 	n, err := t.c.exec(`
 		UPDATE session SET device = ?6, address = ?7, last_used = ?8, counter = ?9, secret = ?10, rotated = ?11, retry_key = ?12, tokens = ?13
-		WHERE id = ?1 AND subject = ?2 AND client = ?3 AND created = ?4 AND expires = ?5`, args...)
+		WHERE id = ?1 AND subject = ?2 AND client = ?3 AND created = ?4 AND expires = ?5 AND scope IS ?14`, args...)
 	if err == nil && n == 0 {
 		_, err = t.c.exec(`
-			INSERT INTO session (id, subject, client, created, expires, device, address, last_used, counter, secret, rotated, retry_key, tokens)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+			INSERT INTO session (id, subject, client, created, expires, device, address, last_used, counter, secret, rotated, retry_key, tokens, scope)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET subject = excluded.subject, client = excluded.client, created = excluded.created,
 				expires = excluded.expires, device = excluded.device, address = excluded.address, last_used = excluded.last_used,
 				counter = excluded.counter, secret = excluded.secret, rotated = excluded.rotated, retry_key = excluded.retry_key,
-				tokens = excluded.tokens`, args...)
+				tokens = excluded.tokens, scope = excluded.scope`, args...)
 	}
 	if err != nil {
 		return fmt.Errorf("put session: %w", err)

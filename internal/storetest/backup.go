@@ -179,7 +179,7 @@ func (s state) checkRestored(t *testing.T, before state, keep bool) {
 	}
 	for _, part := range []string{
 		diff(before.Accounts, s.Accounts), diff(before.Sessions, s.Sessions), diff(before.History, s.History), diff(before.Epochs, s.Epochs),
-		diff(before.SigningKeys, s.SigningKeys), diff(before.APIKeys, s.APIKeys), diff(before.Audit, s.Audit), diff(before.AccountClaims, s.AccountClaims),
+		diff(before.SigningKeys, s.SigningKeys), diff(before.APIKeys, s.APIKeys), diff(before.Clients, s.Clients), diff(before.Audit, s.Audit), diff(before.AccountClaims, s.AccountClaims),
 	} {
 		if part != "" {
 			t.Errorf("restored (-want +got):\n%s", part)
@@ -299,7 +299,7 @@ func backupIntoEmpty(t *testing.T, h Harness) {
 	}
 	for what, write := range map[string]func(issuer.Tx) error{
 		"an account": writes["01 PutAccount"], "a record": appending("sid", "1"), "an epoch": beginEpoch("x"), "a start": writes["08 SetMaxLifetime"],
-		"a key": writes["10 PutAPIKey"], "an entry of the audit": writes["12 AppendAudit"],
+		"a key": writes["10 PutAPIKey"], "a client": writes["22 PutClient"], "an entry of the audit": writes["12 AppendAudit"],
 	} {
 		to := h.another(t)
 		update(t, to.Store, write)

@@ -31,6 +31,11 @@ var writes = map[string]func(issuer.Tx) error{
 	"18 PutConfirmation":    atHead(func(tx issuer.Tx, head uint64) error { return tx.PutConfirmation(confirmation("n1", head, head+3, 2)) }),
 	"19 DeleteNode":         func(tx issuer.Tx) error { return tx.DeleteNode("n1") },
 	"20 BeginEpoch":         beginEpoch("a fail-over"),
+	"22 PutClient":          func(tx issuer.Tx) error { return tx.PutClient(registered("web")) },
+	"23 DeleteClient":       func(tx issuer.Tx) error { return tx.DeleteClient("web") },
+	"24 SpendAssertion": atHead(func(tx issuer.Tx, head uint64) error {
+		return spend(tx, [32]byte{byte(head), byte(head >> 8)}, epoch.Add(time.Hour))
+	}),
 	"21 AppendAudit restored": func(tx issuer.Tx) error {
 		e := audit("logout", "u1", epoch)
 		e.Position = 7
@@ -48,6 +53,15 @@ func atHead(fn func(tx issuer.Tx, head uint64) error) func(issuer.Tx) error {
 		}
 		return fn(tx, l.Head.Position)
 	}
+}
+
+// spend spends an assertion and notes it in the audit, because no Reader shows
+// which are spent.
+func spend(tx issuer.Tx, id [32]byte, until time.Time) error {
+	if err := tx.SpendAssertion(id, until); err != nil {
+		return err
+	}
+	return tx.AppendAudit(audit("spent", "", epoch))
 }
 
 // beginEpoch begins one whose time is the suite's, so that store and model agree.

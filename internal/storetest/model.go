@@ -25,6 +25,8 @@ type model struct {
 	archived map[uint64]bool
 	signing  map[string]issuer.SigningKey
 	keys     map[string]issuer.APIKey
+	clients  map[string]issuer.Client
+	spent    map[[32]byte]time.Time // assertions, with when they expire
 	nodes    map[string]issuer.Node
 	known    []issuer.Verifier
 	evidence []issuer.Confirmation
@@ -40,6 +42,7 @@ func newModel(l issuer.Log) *model {
 	return &model{
 		accounts: map[string]issuer.Account{}, sessions: map[string]issuer.Session{}, archived: map[uint64]bool{},
 		signing: map[string]issuer.SigningKey{}, keys: map[string]issuer.APIKey{}, nodes: map[string]issuer.Node{}, log: l,
+		clients: map[string]issuer.Client{}, spent: map[[32]byte]time.Time{},
 	}
 }
 
@@ -48,6 +51,7 @@ func (m *model) copy() *model {
 	return &model{
 		accounts: maps.Clone(m.accounts), sessions: maps.Clone(m.sessions), archived: maps.Clone(m.archived),
 		signing: maps.Clone(m.signing), keys: maps.Clone(m.keys), nodes: maps.Clone(m.nodes),
+		clients: maps.Clone(m.clients), spent: maps.Clone(m.spent),
 		known: slices.Clone(m.known), evidence: slices.Clone(m.evidence), epochs: slices.Clone(m.epochs),
 		log: m.log, history: slices.Clone(m.history), audit: slices.Clone(m.audit),
 	}
@@ -203,6 +207,16 @@ func (m *model) APIKey(id string) (issuer.APIKey, error) {
 	return first(m.apiKeys(func(k issuer.APIKey) bool { return k.ID == id }))
 }
 
+func (m *model) Client(id string) (issuer.Client, error) {
+	return first(sorted(m.clients, func(c issuer.Client) bool { return c.ID == id }, byClientID))
+}
+
+func (m *model) Clients() ([]issuer.Client, error) {
+	return sorted(m.clients, func(issuer.Client) bool { return true }, byClientID), nil
+}
+
+func byClientID(a, b issuer.Client) int { return cmp.Compare(a.ID, b.ID) }
+
 func (m *model) Audit(q issuer.AuditQuery) ([]issuer.AuditEntry, error) {
 	var list []issuer.AuditEntry
 	at := uint64(math.MaxUint64)
@@ -341,6 +355,25 @@ func (m *model) DeleteAPIKey(id string) error {
 	return err
 }
 
+func (m *model) PutClient(c issuer.Client) error {
+	m.clients[c.ID] = c
+	return nil
+}
+
+func (m *model) DeleteClient(id string) error {
+	_, err := m.Client(id)
+	delete(m.clients, id)
+	return err
+}
+
+func (m *model) SpendAssertion(id [32]byte, until time.Time) error {
+	if _, spent := m.spent[id]; spent {
+		return issuer.ErrExists
+	}
+	m.spent[id] = until
+	return nil
+}
+
 func (m *model) AppendAudit(e issuer.AuditEntry) error {
 	e.ID, e.Position = uint64(len(m.audit))+1, cmp.Or(e.Position, m.appended)
 	m.audit = append(m.audit, e)
@@ -409,6 +442,7 @@ func (m *model) prune(now time.Time, idle time.Duration) (records, sessions int)
 			records++
 		}
 	}
+	maps.DeleteFunc(m.spent, func(_ [32]byte, until time.Time) bool { return now.Sub(until) > time.Minute })
 	before := len(m.sessions)
 	maps.DeleteFunc(m.sessions, func(_ string, s issuer.Session) bool {
 		return now.Sub(s.LastUsed) > idle || !now.Before(s.Expires)

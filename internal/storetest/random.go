@@ -158,6 +158,9 @@ func operation(rnd *rand.Rand) func(issuer.Tx) error {
 		func(tx issuer.Tx) error {
 			return tx.PutAPIKey(issuer.APIKey{ID: name, Name: sid, Scopes: []issuer.Scope{issuer.ScopeKeys}, Hash: [32]byte{9}, Created: at})
 		},
+		func(tx issuer.Tx) error { return tx.DeleteClient(name) },
+		putRandomClient(rnd, name, at), putRandomClient(rnd, name, at),
+		func(tx issuer.Tx) error { return spend(tx, [32]byte{byte(at.Minute())}, at) },
 		func(tx issuer.Tx) error { return endAndCompare(tx, by, sid) },
 		putRandomNode(rnd, at), putRandomEvidence(rnd, at),
 		func(tx issuer.Tx) error { return tx.DeleteNode(nodes[0]) },
@@ -182,6 +185,15 @@ func audit(event, subject string, at time.Time) issuer.AuditEntry {
 	return issuer.AuditEntry{Time: at, Event: event, Actor: "admin:ops", Address: "192.0.2.1", Subject: subject, Reason: "why", Detail: []byte(`{"n":1}`)}
 }
 
+func putRandomClient(rnd *rand.Rand, id string, at time.Time) func(issuer.Tx) error {
+	c := issuer.Client{ID: id, Name: "client " + id, Method: pick(rnd, issuer.SecretPost, issuer.NoMethod), Created: epoch, LastUsed: at}
+	if rnd.IntN(2) == 0 {
+		c = registered(id)
+		c.PreviousUntil = at
+	}
+	return func(tx issuer.Tx) error { return tx.PutClient(c) }
+}
+
 func putRandomAccount(rnd *rand.Rand, subject string) func(issuer.Tx) error {
 	a := account(subject)
 	a.Name = pick(rnd, "", "one", "two", "three", "four", "five")
@@ -195,6 +207,10 @@ func putRandomSession(id, subject string, at time.Time) func(issuer.Tx) error {
 	s.LastUsed, s.Expires, s.Counter = at, at.Add(15*time.Minute), uint64(at.Minute())
 	s.Client = []string{"web", "phone"}[at.Minute()%2]
 	s.RetryKey[3] = byte(at.Minute())
+	s.Registered = at.Minute()%3 == 0
+	if s.Registered && at.Minute()%2 == 0 {
+		s.Scope = "read write"
+	}
 	s.Tokens = slices.Repeat([]uint32{uint32(at.Unix()) - 300}, at.Minute()%4)
 	return func(tx issuer.Tx) error { return tx.PutSession(s) }
 }

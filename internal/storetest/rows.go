@@ -20,7 +20,7 @@ func reopening(t *testing.T, h Harness) {
 	for _, name := range []string{
 		"01 PutAccount", "02 PutAccount other", "03 PutSession", "04 PutSession other", "06 AppendRevocation", "07 AppendRevocations",
 		"08 SetMaxLifetime", "09 PutSigningKey", "10 PutAPIKey", "12 AppendAudit",
-		"16 PutNode", "17 PutVerifier", "18 PutConfirmation",
+		"16 PutNode", "17 PutVerifier", "18 PutConfirmation", "22 PutClient", "24 SpendAssertion",
 	} {
 		p.step(t, writes[name], nil)
 	}
@@ -69,6 +69,11 @@ func rowErrors(t *testing.T, h Harness) {
 		{"Session", issuer.ErrNotFound, func(tx issuer.Tx) error { _, err := tx.Session("s9"); return err }},
 		{"Oldest", issuer.ErrNotFound, func(tx issuer.Tx) error { _, err := tx.Oldest(issuer.Match{Claim: "sub", Value: "u9"}); return err }},
 		{"APIKey", issuer.ErrNotFound, func(tx issuer.Tx) error { _, err := tx.APIKey("k9"); return err }},
+		{"Client", issuer.ErrNotFound, func(tx issuer.Tx) error { _, err := tx.Client("c9"); return err }},
+		{"DeleteClient", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.DeleteClient("c9") }},
+		{"SpendAssertion twice", issuer.ErrExists, func(tx issuer.Tx) error {
+			return errors.Join(tx.SpendAssertion([32]byte{1}, epoch), tx.SpendAssertion([32]byte{1}, epoch))
+		}},
 		{"PutAccount with another's name", issuer.ErrExists, func(tx issuer.Tx) error { return tx.PutAccount(clash) }},
 		{"DeleteAccount", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.DeleteAccount("u9") }},
 		{"PutSession of nobody", issuer.ErrNotFound, func(tx issuer.Tx) error { return tx.PutSession(session("s9", "u9")) }},
@@ -188,4 +193,29 @@ func sessionsEnd(t *testing.T, h Harness) {
 			return err
 		})
 	}
+}
+
+// An assertion that was spent stays so for as long as it could be presented, and
+// what the clocks may differ by.
+func assertionsExpire(t *testing.T, h Harness) {
+	one := [32]byte{7}
+	spend := func(want error) {
+		t.Helper()
+		_, err := h.Store.Update(t.Context(), func(tx issuer.Tx) error { return tx.SpendAssertion(one, epoch) })
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	prune := func(now time.Time) {
+		t.Helper()
+		if _, _, err := h.Store.Prune(t.Context(), now, time.Hour, some); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spend(nil)
+	spend(issuer.ErrExists)
+	prune(epoch.Add(time.Minute))
+	spend(issuer.ErrExists)
+	prune(epoch.Add(time.Minute + time.Second))
+	spend(nil)
 }

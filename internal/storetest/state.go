@@ -28,6 +28,7 @@ type state struct {
 	Live          []revset.Record
 	SigningKeys   []issuer.SigningKey
 	APIKeys       []issuer.APIKey
+	Clients       []issuer.Client
 	Audit         []issuer.AuditEntry
 	Nodes         []issuer.Node
 	Verifiers     map[string][]issuer.Verifier
@@ -75,6 +76,8 @@ func dump(r issuer.Reader) (s state, err error) {
 	s.SigningKeys, err = r.SigningKeys()
 	read(err)
 	s.APIKeys, err = r.APIKeys()
+	read(err)
+	s.Clients, err = r.Clients()
 	read(err)
 	s.Audit, err = r.Audit(issuer.AuditQuery{})
 	read(err)

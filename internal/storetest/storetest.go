@@ -52,6 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"P11Evidence/WhatIsThereStays":                        evidenceStays,
 		"P11Evidence/AsManyOutcomesAsAllowed":                 manyOutcomes,
 		"Rows/AsTheModel":                                     asTheModel,
+		"Rows/AssertionsAreSpentUntilTheyExpire":              assertionsExpire,
 		"Rows/ErrorsNameWhatIsWrong":                          rowErrors,
 		"Rows/ListingsAreOrderedAndBounded":                   listings,
 		"Rows/MatchFindsEveryKindOfClaim":                     matches,
@@ -127,6 +128,14 @@ func account(subject string) issuer.Account {
 	return issuer.Account{
 		Subject: subject, Name: subject + "@example.com", Password: "$argon2id$…", Created: epoch, Changed: epoch,
 		Claims: []byte(`{"tenant":"acme","roles":["admin","dev"],"level":3}`),
+	}
+}
+
+func registered(id string) issuer.Client {
+	return issuer.Client{
+		ID: id, Name: "a client", Method: issuer.SecretBasic, Hash: [32]byte{4}, Previous: [32]byte{5}, PreviousUntil: epoch.Add(time.Hour),
+		Keys: []byte(`{"keys":[]}`), Grants: []string{"client_credentials", "refresh_token"}, Scopes: []string{"read", "write"},
+		Audience: []string{"orders"}, Created: epoch, LastUsed: epoch,
 	}
 }
 

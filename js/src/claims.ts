@@ -5,7 +5,7 @@ interface Members {
   readonly subject: string;
   /** `client_id` */
   readonly client: string;
-  /** `sid` */
+  /** `sid`; empty in a token that a client has for itself */
   readonly session: string;
   /** `jti` */
   readonly id: string;

@@ -71,7 +71,7 @@ export class State {
     if (revision === undefined) throw new InvalidError('rev is no position');
     return new Claims(token, {
       issuer: text(claims, 'iss'), subject: text(claims, 'sub'), client: text(claims, 'client_id'),
-      session: text(claims, 'sid'), id: text(claims, 'jti'),
+      session: claims.has('sid') ? text(claims, 'sid') : '', id: text(claims, 'jti'),
       audience: (elements(aud) ?? [aud]).map((value) => string(value) ?? fail('aud')),
       issuedAt: new Date(instant(claims, 'iat') ?? fail('iat')), expires: new Date(instant(claims, 'exp') ?? fail('exp')), revision,
     });

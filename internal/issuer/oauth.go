@@ -1,0 +1,233 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/quashdev/quash/internal/jws"
+)
+
+// ClientCredentials gives a client an access token of its own (RFC 6749,
+// section 4.4), of the scope that it asks for, or of all that it may have. It
+// has no session and no refresh token, and a subject that no account has.
+func (i *Issuer) ClientCredentials(ctx context.Context, by Client, scope string) (Grant, error) {
+	g, err := i.issue(ctx, func(tx Tx) (draft, error) {
+		c, err := tx.Client(by.ID)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return draft{}, errClient
+		case err != nil:
+			return draft{}, err
+		case !slices.Contains(c.Grants, GrantClient):
+			return draft{}, errNoGrant(GrantClient)
+		}
+		granted, err := narrow(scope, c.Scopes)
+		if err != nil {
+			return draft{}, err
+		}
+		own := Account{Subject: clientSubject(c.ID), Claims: json.RawMessage("{}")}
+		return i.stamped(tx, draft{account: own, session: Session{Client: c.ID}, client: &c, scope: granted})
+	})
+	return g, explain("client", err)
+}
+
+// as is a client as an actor.
+func (c Client) as(address string) Actor { return Actor{Name: clientSubject(c.ID), Address: address} }
+
+var errForeign = refuse(CodeGrant, "the token was issued to another client")
+
+// RevokeToken ends what a client's token stands for (RFC 7009). A refresh token
+// and an access token end their session alike: a client that gives one of them
+// back has no more use for the other, and the other would go on giving tokens.
+// An access token of the client's own is revoked by its jti. A token that is
+// unknown, malformed or dead already is no error and has no effect; another
+// client's is CodeGrant, and nothing happens to it.
+func (i *Issuer) RevokeToken(ctx context.Context, by Client, token, address string) (Effect, error) {
+	if t, ok := parseRefreshToken(token); ok {
+		return i.revokeRefreshToken(ctx, by, t, address)
+	}
+	a, err := i.accessToken(ctx, token)
+	switch {
+	case CodeOf(err) == CodeToken && err != nil:
+		return Effect{Event: LoggedOut.Name}, nil
+	case err != nil:
+		return Effect{}, err
+	case a.texts["client_id"] != by.ID:
+		return Effect{}, errForeign
+	case a.texts["sid"] != "":
+		return i.change(ctx, LoggedOut, by.as(address), Target{Subject: a.texts["sub"], Session: a.texts["sid"]})
+	case a.expires.Before(time.Now().Add(-forgetMargin)):
+		return Effect{Event: ClaimRevoked.Name}, nil
+	}
+	return i.change(ctx, ClaimRevoked, by.as(address), Target{Subject: a.texts["sub"], Claim: "jti", Value: a.texts["jti"]})
+}
+
+func (i *Issuer) revokeRefreshToken(ctx context.Context, by Client, t refreshToken, address string) (Effect, error) {
+	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+		out.Event = LoggedOut.Name
+		s, err := tx.Session(t.session)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case i.judge(s, t, [32]byte{}, tx.Now()) == forged:
+			return nil
+		case !s.of(by):
+			return errForeign
+		}
+		return i.apply(tx, LoggedOut, by.as(address), Target{Subject: s.Subject, Session: s.ID}, out)
+	})
+	return out, explain("session", err)
+}
+
+// of reports whether a session is a registered client's.
+func (s Session) of(c Client) bool { return s.Registered && s.Client == c.ID }
+
+// accessToken is an access token of this issuer, signed with a key that is
+// published. It may have expired or been revoked.
+type accessToken struct {
+	kid      string
+	payload  []byte
+	texts    map[string]string // claims that are strings
+	audience []string
+	issued   time.Time
+	expires  time.Time
+	rev      uint64
+}
+
+var errAccessToken = refuse(CodeToken, "the access token was not issued here")
+
+// accessToken reads an access token; CodeToken where it is no such.
+func (i *Issuer) accessToken(ctx context.Context, token string) (a accessToken, err error) {
+	var t jws.Token
+	if err := t.Parse(token); err != nil || (t.Header.Type != "at+jwt" && t.Header.Type != "application/at+jwt") {
+		return a, errAccessToken
+	}
+	keys, err := i.PublicKeys(ctx)
+	if err != nil {
+		return a, err
+	}
+	key, ok := keys.Key(t.Header.KeyID)
+	if !ok || key.Verify(&t) != nil {
+		return a, errAccessToken
+	}
+	members, err := jws.Members(nil, t.Payload)
+	if err != nil {
+		return a, errAccessToken
+	}
+	a = accessToken{kid: t.Header.KeyID, payload: t.Payload, texts: map[string]string{}}
+	for _, m := range members {
+		if text, ok := jws.String(m.Value); ok {
+			a.texts[m.Name] = text
+		}
+		n, _ := jws.Integer(m.Value)
+		switch m.Name {
+		case "aud":
+			a.audience, _ = audiences(m.Value)
+		case "iat":
+			a.issued = time.Unix(n, 0)
+		case "exp":
+			a.expires = time.Unix(n, 0)
+		case "rev":
+			a.rev = uint64(max(n, 0))
+		}
+	}
+	if a.texts["iss"] != i.cfg.Issuer || a.texts["sub"] == "" {
+		return a, errAccessToken
+	}
+	return a, nil
+}
+
+// carries are the claims that revocations could name the token by.
+func (a *accessToken) carries() []Match {
+	carried := slices.DeleteFunc(Account{Claims: a.payload}.ClaimValues(), func(m Match) bool { return m.Claim == "kid" })
+	return append(carried, Match{"kid", a.kid}) // which is the header's alone
+}
+
+// Inspected is what is known of a token that a client asks about.
+type Inspected struct {
+	// Known says that the token is this issuer's, has not expired, and is the
+	// client's to know of. All else is zero where it is not.
+	Known    bool
+	Refresh  bool // it is a refresh token, and its session goes on
+	Client   string
+	Subject  string
+	Session  string
+	ID       string // of an access token
+	Scope    string
+	Audience []string // of an access token
+	Issued   time.Time
+	Expires  time.Time
+
+	// An access token is dead where a revocation up to Head kills what was
+	// issued at Rev and carries one of these claims.
+	Carried   []Match
+	Rev, Head uint64
+}
+
+// Inspect reads a token for a client (RFC 7662): an access token that was issued
+// to it or has it in its aud, or its own refresh token. It carries out what waits
+// in the outbox first.
+func (i *Issuer) Inspect(ctx context.Context, by Client, token string) (Inspected, error) {
+	var head uint64
+	requested := false
+	err := i.store.View(ctx, func(rd Reader) (err error) {
+		requested, err = rd.Requested()
+		return err
+	})
+	if err == nil && requested {
+		err = i.drain(ctx)
+	}
+	if err != nil {
+		return Inspected{}, explain("token", err)
+	}
+	if t, ok := parseRefreshToken(token); ok {
+		return i.inspectRefreshToken(ctx, by, t)
+	}
+	a, err := i.accessToken(ctx, token)
+	if err != nil {
+		if CodeOf(err) == CodeToken {
+			err = nil
+		}
+		return Inspected{}, err
+	}
+	var now time.Time
+	err = i.store.View(ctx, func(rd Reader) error {
+		l, err := rd.Log()
+		now, head = rd.Now(), l.Head.Position
+		return err
+	})
+	mine := a.texts["client_id"] == by.ID || slices.Contains(a.audience, by.ID)
+	if err != nil || !mine || !now.Before(a.expires) {
+		return Inspected{}, explain("token", err)
+	}
+	return Inspected{
+		Known: true, Client: a.texts["client_id"], Subject: a.texts["sub"], Session: a.texts["sid"], ID: a.texts["jti"],
+		Scope: a.texts["scope"], Audience: a.audience, Issued: a.issued, Expires: a.expires,
+		Carried: a.carries(), Rev: a.rev, Head: head,
+	}, nil
+}
+
+// inspectRefreshToken knows the current token of a session. One before it is
+// as good as used, whatever a retry would give.
+func (i *Issuer) inspectRefreshToken(ctx context.Context, by Client, t refreshToken) (in Inspected, err error) {
+	err = i.store.View(ctx, func(rd Reader) error {
+		in = Inspected{}
+		s, err := rd.Session(t.session)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil || !s.of(by) || i.judge(s, t, [32]byte{}, rd.Now()) != rotate {
+			return err
+		}
+		in = Inspected{
+			Known: true, Refresh: true, Client: s.Client, Subject: s.Subject, Session: s.ID, Scope: s.Scope, Issued: s.Rotated, Expires: s.Expires,
+		}
+		return nil
+	})
+	return in, explain("session", err)
+}
