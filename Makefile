@@ -3,6 +3,7 @@
 GO      ?= go
 TOOLS   := $(CURDIR)/bin
 FOR     ?= 2m
+FUZZ    ?= 10s
 # Tools are built from the module proxy, once, at these versions.
 STATICCHECK := $(TOOLS)/staticcheck-v0.8.2
 GOFUMPT     := $(TOOLS)/gofumpt-v0.12.0
@@ -21,6 +22,8 @@ test: lint postgres ## everything that must hold at each change (under 15 minute
 	$(GO) test -count=1 -v -timeout 14m -run TestP4Simulation . # all of them: with the race detector a part is played
 	cd bench && $(GO) vet ./... && $(GO) test -timeout 5m ./...
 	cd quashgrpc && $(GO) vet ./... && $(GO) test -race -timeout 5m ./...
+	cd wycheproof && $(GO) vet ./... && $(GO) test -v -timeout 5m ./...
+	$(MAKE) fuzz
 	cd js && npm ci --no-audit --no-fund && npm test
 
 # Tests start servers of their own from these binaries, as another user where they run as root.
@@ -40,6 +43,13 @@ lint: $(STATICCHECK) $(GOFUMPT) ## vet, staticcheck, gofumpt
 
 fmt: $(GOFUMPT) ## format every file
 	$(GOFUMPT) -w $$(git ls-files '*.go')
+
+# Each on one core, as many at a time as there are; little time goes to making inputs small. What is found is left in testdata/fuzz of the package.
+fuzz: ## each parser with whatever input, for FUZZ=10s
+	@git grep -oE '^func Fuzz[A-Za-z]+' -- '*_test.go' | sed -E 's#^(.*/)?[^/]*:func (.*)#./\1 \2#' \
+	| xargs -n 2 -P "$$(nproc)" sh -c '\
+	out=$$($(GO) test "$$0" -run "^$$" -fuzz "^$$1$$" -fuzztime $(FUZZ) -fuzzminimizetime 100x -parallel 1 2>&1) || { echo "FAIL $$0 $$1"; echo "$$out"; exit 255; }; \
+	echo "ok $$0 $$1: $$(echo "$$out" | grep elapsed | tail -1)"'
 
 bench: ## the figures that matter, beside their floors, in one run
 	cd bench && $(GO) run .
@@ -69,14 +79,12 @@ chaos: postgres ## real processes, and PostgreSQL, stopped, killed and cut off f
 mutants: ## leave each rule of the protocol out and let the simulation find what breaks
 	$(GO) run ./testdata/simulation/mutants
 
-soak: ## the tests with more time and more seeds (about 20 minutes); writes docs/soak.txt
+soak: ## the tests with more time and more seeds (about an hour); writes docs/soak.txt
 	@{ echo "make soak, $$(date -u +%F), $$($(GO) version), $$(nproc) cores"; echo; \
 	QUASH_SOAK=1 $(GO) test -v -race -count=1 -timeout 2h ./... || echo FAIL; \
-	$(GO) test ./internal/jws -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 1m || echo FAIL; \
-	$(GO) test ./internal/jws -run '^$$' -fuzz '^FuzzMembers$$' -fuzztime 1m || echo FAIL; \
-	$(GO) test ./internal/feed -run '^$$' -fuzz '^FuzzDecode$$' -fuzztime 1m || echo FAIL; \
+	$(MAKE) fuzz FUZZ=5m || echo FAIL; \
 	cd js && npm ci --no-audit --no-fund && npm run matrix || echo FAIL; } 2>&1 \
-	| grep --line-buffered -E '^make soak|^ok|FAIL|^panic|soak:|elapsed: 1m0|^# (tests|pass|fail)|^Node' | tee docs/soak.tmp
+	| grep --line-buffered -E '^make soak|^ok|FAIL|^panic|soak:|^# (tests|pass|fail)|^Node' | tee docs/soak.tmp
 	@if grep -q FAIL docs/soak.tmp; then echo "failed; docs/soak.txt keeps the last good result"; exit 1; fi; mv docs/soak.tmp docs/soak.txt
 
 $(STATICCHECK):
@@ -85,5 +93,5 @@ $(STATICCHECK):
 $(GOFUMPT):
 	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@v0.12.0 && mv $(TOOLS)/gofumpt $@
 
-.PHONY: help build demo test postgres lint fmt bench bench-compare bench-quick bench-peers model chaos mutants soak
+.PHONY: help build demo test postgres lint fmt fuzz bench bench-compare bench-quick bench-peers model chaos mutants soak
 .DEFAULT_GOAL := help

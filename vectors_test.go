@@ -17,7 +17,7 @@ import (
 	"github.com/quashdev/quash/internal/feed"
 )
 
-func readVectors(t *testing.T, name string, v any) {
+func readVectors(t testing.TB, name string, v any) {
 	t.Helper()
 	b, err := os.ReadFile("testdata/vectors/" + name)
 	if err != nil {

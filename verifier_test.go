@@ -2,9 +2,12 @@ package quash_test
 
 import (
 	"context"
+	"crypto/elliptic"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -224,6 +227,29 @@ func TestErrorsHoldNoToken(t *testing.T) {
 				t.Errorf("got %v, want an error without anything of the token", err)
 			}
 		}
+	})
+}
+
+// A token has no identity but its claims: whoever has one of ES256 can make
+// another of the same claims, with the other signature (r, n-s).
+func TestTwinOfARevokedTokenIsRevoked(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n := newNode(t)
+		key := must(jws.Generate(jws.ES256))
+		n.hello.Keys = keySet(key)
+		v, p := n.open(n.config())
+		token := n.tokenBy(key, nil)
+		at := strings.LastIndexByte(token, '.') + 1
+		signature := must(base64.RawURLEncoding.DecodeString(token[at:]))
+		s := new(big.Int).SetBytes(signature[32:])
+		s.Sub(elliptic.P256().Params().N, s).FillBytes(signature[32:])
+		twin := token[:at] + base64.RawURLEncoding.EncodeToString(signature)
+		wantAccepted(t, v, token, "before the revocation")
+		wantAccepted(t, v, twin, "its twin, before the revocation")
+		p.records(n.forever(1, "jti", "t_1"))
+		synctest.Wait()
+		wantError(t, v, token, quash.ErrRevoked, "after it")
+		wantError(t, v, twin, quash.ErrRevoked, "its twin, after it")
 	})
 }
 

@@ -2,6 +2,8 @@ package api
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 
 	"github.com/quashdev/quash/client"
 )
@@ -48,4 +50,24 @@ func (a *API) Crowd() {
 	for range maxWaiting {
 		a.waiting <- struct{}{}
 	}
+}
+
+// Decode reads the body of a request as a handler does.
+func Decode[T any](r *http.Request) (T, error) {
+	return decode[T](&call{recorder: recorder{ResponseWriter: httptest.NewRecorder()}, r: r})
+}
+
+// Query reads a query string of a route that takes the known parameters.
+var Query = readQuery
+
+// What is read of a request's headers.
+var (
+	Bearer         = bearer
+	IdempotencyKey = idempotencyKey
+	Preferences    = readPrefer
+)
+
+// AddressOf returns where a request comes from if the proxies are trusted.
+func AddressOf(r *http.Request, trusted ...netip.Prefix) netip.Addr {
+	return (&API{trusted: trusted}).addressOf(r)
 }

@@ -19,6 +19,12 @@ func (i *Issuer) RefreshTokenOf(s Session, counter uint64) string {
 	return i.refreshTokenOf(s, counter)
 }
 
+// ReadRefreshToken reads the form of a refresh token, whose MAC may be wrong.
+func ReadRefreshToken(text string) (session string, counter uint64, ok bool) {
+	t, ok := parseRefreshToken(text)
+	return t.session, t.counter, ok
+}
+
 // Sign signs claims with the current key under any typ.
 func (i *Issuer) Sign(ctx context.Context, typ string, claims []byte) (token string, err error) {
 	err = i.store.View(ctx, func(rd Reader) error {

@@ -212,8 +212,29 @@ func checkRSA(key *rsa.PublicKey) error {
 		return errors.New("the RSA modulus is even")
 	case key.E < 65537 || key.E&1 == 0:
 		return errors.New("the RSA exponent is even or below 65537")
+	case guessable(key.N):
+		return errors.New("the RSA modulus is of a generator whose keys can be factored (CVE-2017-15361)")
 	}
 	return nil
+}
+
+// guessable says whether n is a power of 65537 modulo each of the odd primes
+// below 168, as every modulus of that generator is, and of others one in 2^27.
+func guessable(n *big.Int) bool {
+	for p := int64(3); p < 168; p += 2 {
+		prime := big.NewInt(p)
+		if !prime.ProbablyPrime(0) {
+			continue
+		}
+		rest := new(big.Int).Mod(n, prime).Int64()
+		power := int64(1)
+		for power != rest {
+			if power = power * 65537 % p; power == 1 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // smallOrder are the y coordinates, little-endian and without the sign, of the
@@ -229,6 +250,10 @@ var smallOrder = [...]string{
 	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
 }
 
+// fieldEd25519 is 2^255 - 19, big-endian: coordinates are below it. Decoders
+// differ in whether they take others.
+const fieldEd25519 = "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed"
+
 func checkEd25519(key ed25519.PublicKey) error {
 	if len(key) != ed25519.PublicKeySize {
 		return fmt.Errorf("the Ed25519 key has %d octets, not %d", len(key), ed25519.PublicKeySize)
@@ -237,6 +262,10 @@ func checkEd25519(key ed25519.PublicKey) error {
 	unsigned[31] &= 0x7f
 	if slices.Contains(smallOrder[:], hex.EncodeToString(unsigned)) {
 		return errors.New("the Ed25519 key is a point of small order")
+	}
+	slices.Reverse(unsigned)
+	if hex.EncodeToString(unsigned) >= fieldEd25519 {
+		return errors.New("the Ed25519 key is not encoded as RFC 8032, section 5.1.2, has it: y is above the field")
 	}
 	return nil
 }

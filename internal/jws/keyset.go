@@ -41,9 +41,10 @@ func NewKeySet(keys ...*PublicKey) (*KeySet, error) {
 // It refuses the whole set, with an [ErrMalformed], where publishing it was a
 // mistake or an attack: it is longer than [MaxKeySet] or not strict JSON; two
 // keys have one kid; a key is private or symmetric, or has the alg of another
-// kind of key; an RSA modulus has fewer than 2048 or more than 8192 bits or is
-// even, an exponent is even or below 65537; a P-256 point is off the curve, an
-// Ed25519 point of small order; a value has the wrong length or leading zeros.
+// kind of key; an RSA modulus has fewer than 2048 or more than 8192 bits, is
+// even or can be factored (CVE-2017-15361), an exponent is even or below 65537;
+// a P-256 point is off the curve, an Ed25519 point of small order or not
+// canonical; a value has the wrong length or leading zeros.
 //
 // It skips a key that this package has no use for: kty, crv or alg unknown, no
 // kid that a token could name, use other than "sig", key_ops without "verify".

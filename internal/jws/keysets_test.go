@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/big"
 	"slices"
 	"strings"
@@ -76,6 +77,7 @@ func makeKeySets() keySets {
 	k.refused("T7-twice-unused", "two keys with one kid, one of them not for signatures", setOf(a, ed.jwkOf("a", member{"use", `"enc"`})))
 	k.use()
 	k.values()
+	k.notCanonical()
 	k.private()
 	return k
 }
@@ -111,7 +113,7 @@ func (k *keySets) values() {
 		"rsa-long": rs.jwkOf("c", member{"n", number(long.SetBit(long, 0, 1))}), "rsa-zeros": rs.jwkOf("c", member{"n", quoted(b64("\x00" + string(n.Bytes())))}),
 		"rsa-no-n": rs.jwkOf("c", member{"n", ""}), "e-1": rs.jwkOf("c", member{"e", `"AQ"`}), "e-3": rs.jwkOf("c", member{"e", `"Aw"`}),
 		"e-even": rs.jwkOf("c", member{"e", `"AQAC"`}), "e-zeros": rs.jwkOf("c", member{"e", `"AAEAAQ"`}), "e-missing": rs.jwkOf("c", member{"e", ""}),
-		"e-zero": rs.jwkOf("c", member{"e", `"AA"`}), "e-large": rs.jwkOf("c", member{"e", `"AQAAAAAAAAAB"`}), "e-number": rs.jwkOf("c", member{"e", "65537"}),
+		"e-zero": rs.jwkOf("c", member{"e", `"AA"`}), "e-large": rs.jwkOf("c", member{"e", `"AQAAAAAAAAAB"`}), "rsa-roca": rs.jwkOf("c", member{"n", number(rocaModulus())}), "e-number": rs.jwkOf("c", member{"e", "65537"}),
 		"ec-off-curve": flip(es.jwkOf("a")), "ec-zero": es.jwkOf("a", member{"x", quoted(b64(string(make([]byte, 32))))}, member{"y", quoted(b64(string(make([]byte, 32))))}),
 		"ec-short": es.jwkOf("a", member{"x", quoted(b64(string(make([]byte, 31))))}), "ec-long": es.jwkOf("a", member{"y", quoted(b64(string(make([]byte, 33))))}),
 		"ec-no-y": es.jwkOf("a", member{"y", ""}), "ec-padding": strings.Replace(es.jwkOf("a"), "HvRVEU", "HvRVEU=", 1), "ec-trailing-bits": strings.Replace(es.jwkOf("a"), "HvRVEU", "HvRVEV", 1),
@@ -129,6 +131,29 @@ func (k *keySets) values() {
 		x[31] |= 0x80
 		k.refused("T35-order-"+y[:2]+"-negative", "a point of small order", setOf(ed.jwkOf("b", member{"x", quoted(b64(string(x)))})))
 	}
+}
+
+// notCanonical are points whose y is 3 and 5, written as that and the field's
+// prime: decoders differ in whether they take them.
+func (k *keySets) notCanonical() {
+	for _, first := range []byte{0xf0, 0xf2} {
+		x := append([]byte{first}, unhex(strings.Repeat("ff", 30)+"7f")...)
+		k.refused(fmt.Sprintf("T35-y-%x", first), "a point that is not canonical", setOf(ed.jwkOf("b", member{"x", quoted(b64(string(x)))})))
+	}
+}
+
+// rocaModulus is a number of 2048 bits that is 65537 modulo the odd primes below
+// 168, as the moduli of CVE-2017-15361 are a power of it.
+func rocaModulus() *big.Int {
+	step := big.NewInt(2)
+	for p := int64(3); p < 168; p++ {
+		if prime := big.NewInt(p); prime.ProbablyPrime(0) {
+			step.Mul(step, prime)
+		}
+	}
+	n := new(big.Int).Lsh(big.NewInt(1), 2047)
+	n.Add(n, step).Sub(n, new(big.Int).Mod(n, step))
+	return n.Add(n, big.NewInt(65537))
 }
 
 func rsaModulus() string {

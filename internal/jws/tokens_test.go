@@ -271,7 +271,7 @@ func (f *tokenFile) addShapes() {
 		"empty": "", "dots": "..", "many-dots": ".....", "one": p[0], "two": p[0] + "." + p[1], "four": token + "." + p[2],
 		"five": token + "." + p[1] + "." + p[2], "no-header": "." + p[1] + "." + p[2], "no-payload": p[0] + ".." + p[2],
 		"no-signature": p[0] + "." + p[1] + ".", "dot-before": "." + token, "dot-after": token + ".", "space-before": " " + token,
-		"space-after": token + " ", "newline-after": token + "\n", "scheme": "Bearer " + token, "quotes": `"` + token + `"`,
+		"space-after": token + " ", "refresh-token": "qr_" + strings.Repeat("A", 75), "api-key": "qk_" + strings.Repeat("A", 43), "newline-after": token + "\n", "scheme": "Bearer " + token, "quotes": `"` + token + `"`,
 	} {
 		f.refused("T15-"+id, "not three parts, or more than them", text)
 	}

@@ -191,6 +191,22 @@ function checkRSA(n: Buffer, e: Buffer): void {
   if (exponent > 2 ** 31 - 1 || exponent < 65537 || exponent % 2 === 0) {
     throw new KeySetFault('the RSA exponent is even, below 65537 or above 2147483647');
   }
+  if (guessable(n)) throw new KeySetFault('the RSA modulus is of a generator whose keys can be factored (CVE-2017-15361)');
+}
+
+const smallPrimes = Array.from({ length: 165 }, (_, i) => i + 3).filter((p) => !Array.from({ length: 11 }, (_, i) => i + 2).some((q) => q < p && p % q === 0));
+
+/** Says whether n is a power of 65537 modulo each of these primes, as every modulus of that generator is, and of others one in 2^27. */
+function guessable(n: Buffer): boolean {
+  return smallPrimes.every((p) => {
+    const rest = n.reduce((r, octet) => (r * 256 + octet) % p, 0);
+    let power = 1;
+    do {
+      if (power === rest) return true;
+      power = power * 65537 % p;
+    } while (power !== 1);
+    return false;
+  });
 }
 
 /**
@@ -208,8 +224,12 @@ const smallOrder = new Set([
   'eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f',
 ]);
 
+/** 2^255 - 19, big-endian: coordinates are below it. Decoders differ in whether they take others. */
+const field = '7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed';
+
 function checkEd25519(point: Buffer): void {
   const unsigned = Buffer.from(point);
   unsigned[31]! &= 0x7f;
   if (smallOrder.has(unsigned.toString('hex'))) throw new KeySetFault('the Ed25519 key is a point of small order');
+  if (unsigned.reverse().toString('hex') >= field) throw new KeySetFault('the Ed25519 key is not encoded canonically (RFC 8032, section 5.1.2)');
 }
