@@ -1,7 +1,7 @@
 interface Members {
   /** `iss` */
   readonly issuer: string;
-  /** `sub` */
+  /** `sub`; this and the next three are empty in a token of another issuer that lacks them */
   readonly subject: string;
   /** `client_id` */
   readonly client: string;
@@ -9,13 +9,13 @@ interface Members {
   readonly session: string;
   /** `jti` */
   readonly id: string;
-  /** `aud`, one member or more */
+  /** `aud`, one member or more; of another issuer perhaps none */
   readonly audience: readonly string[];
-  /** `iat` */
+  /** `iat`; an invalid date in a token of another issuer that has none */
   readonly issuedAt: Date;
   /** `exp`: from this moment on the token is dead */
   readonly expires: Date;
-  /** `rev`: head of the log when the token was issued */
+  /** `rev`: head of the log when the token was issued; 0 in a token of another issuer */
   readonly revision: number;
 }
 

@@ -26,6 +26,7 @@ export interface Hello {
   readonly claims: readonly string[];
   readonly keys: string; // the JSON text
   readonly lifetime: number; // milliseconds
+  readonly issuers: ReadonlyMap<string, number>; // others that the node knows, with the longest lifetime of their tokens in seconds
   readonly lease: number; // milliseconds
   readonly resumes: boolean;
   readonly reason: string;

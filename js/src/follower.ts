@@ -1,13 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import type { Settings } from './config.js';
 import { Fault, type Hello, type Mark, type Pong } from './feed.js';
-import { Deadline, Freshness, system, type Clock, type Moment } from './lease.js';
-import { Refusal, Session } from './session.js';
+import { Deadline, defaultLease, Freshness, system, type Clock, type Moment } from './lease.js';
+import { Round } from './round.js';
+import { Refusal, Session, Silence } from './session.js';
 import { State, type Facts } from './state.js';
 
 const clockSkew = 10_000; // between this clock and the node's that is borne
-const retryFirst = 20;
-const retryLast = 2_000;
 /** How many entries a second are looked at for what can be forgotten. */
 const forgetBudget = 1 << 16;
 /** Keeps an alarm that found nothing over, since a clock is held up, from going off all the time. */
@@ -44,6 +43,7 @@ export class Follower {
   routes = 0; // that accept tokens while stale
   readonly tolerances = new Set<number>(); // for how long, in milliseconds
 
+  address = ''; // of the node, as it was tried last
   private readonly process = randomBytes(16).toString('hex');
   private readonly sessions = new Set<Session>();
   private readonly leases = new Map<Session | undefined, Deadline>(); // by connection; under undefined the latest of those that are closed
@@ -51,6 +51,7 @@ export class Follower {
   private leaving: Session | undefined; // whose node stops
   private alarm: NodeJS.Timeout | undefined; // rings when a lease, or a route's tolerance, ends
 
+  private length = defaultLease; // of the leases of the node that said hello last
   private nodeClock = 0; // by the latest pong
   private trip = 0; // how long before it came the node may have read that
   private doubt = 'it has not caught up with the log yet'; // reasons to be stale, by weight
@@ -73,22 +74,27 @@ export class Follower {
   /** Follows the node, connection after connection, until it is closed. */
   async run(): Promise<void> {
     const tick = setInterval(() => this.tend(), 1_000);
-    for (let wait = retryFirst; !this.closing; wait = Math.min(2 * wait, retryLast)) {
-      const { stepped, why } = await this.connection();
+    const { issuers } = this.settings;
+    issuers.start(() => this.state && this.publish({ ...this.state.facts, others: issuers.list }));
+    const round = new Round(this.settings.feeds);
+    while (!this.closing) {
+      const { address, within } = round.now(this.length);
+      const { stepped, why } = await this.connection(address, within);
       if (this.closing) break;
-      if (stepped) wait = retryFirst;
       this.lost(why);
       if (why instanceof Refusal) this.opened.reject(why);
-      await this.pause(wait / 2 + Math.random() * wait / 2);
+      await this.pause(round.next(stepped, why instanceof Silence));
     }
     clearInterval(tick);
+    issuers.stop();
     clearTimeout(this.alarm);
   }
 
   /** Opens a connection and serves it until it has ended, or the node is about to end it. */
-  private async connection(): Promise<{ stepped: boolean; why: Error }> {
+  private async connection(address: URL, within: number): Promise<{ stepped: boolean; why: Error }> {
     try {
-      const session = new Session(this);
+      const session = new Session(this, address, within);
+      this.address = address.host;
       this.sessions.add(session);
       void session.closed.then(() => this.sessions.delete(session));
       const why = await session.over();
@@ -155,7 +161,8 @@ export class Follower {
   }
 
   /** Notes that a node said hello. */
-  arrive(): void {
+  arrive(lease: number): void {
+    this.length = lease;
     this.connected = true;
     this.since = this.clock().wall;
   }

@@ -8,6 +8,7 @@
 export type { Claims } from './claims.js';
 export type { Config, Logger } from './config.js';
 export { ExpiredError, InvalidError, QuashError, RevokedError, StaleError, type Code } from './errors.js';
+export type { Issuer, IssuerStatus } from './issuers.js';
 export {
   bearer, NoTokenError, notify, problemOf, protect, RequestError, writeError, type Middleware, type Problem, type ProtectOptions,
 } from './http.js';

@@ -3,7 +3,7 @@
  * three algorithms, each pinned to its kind of key, and nothing in a header that
  * could choose a key or an algorithm. No option relaxes one of them.
  */
-import { createPublicKey, verify, type KeyObject } from 'node:crypto';
+import { createHash, createPublicKey, verify, type KeyObject } from 'node:crypto';
 import { InvalidError } from './errors.js';
 import { elements, members, string, SyntaxFault, utf8 } from './json.js';
 
@@ -21,15 +21,16 @@ const algorithms: Readonly<Record<string, Algorithm>> = Object.assign(Object.cre
 
 /** A parsed token. Nothing in it is proved before {@link PublicKey.signed}. */
 export interface Token {
-  readonly algorithm: Algorithm;
-  readonly kid: string;
-  readonly typ: string;
+  readonly algorithm: Algorithm | 'HS256';
+  readonly kid: string; // empty: it has none
+  readonly typ: string; // empty: it has none
+  readonly certificate: boolean; // it names one, which chooses nothing (x5t; RFC 7515, section 4.1.7)
   readonly claims: Uint8Array;
   readonly text: string; // what the signature covers
   readonly signature: Uint8Array;
 }
 
-const never = ['jku', 'jwk', 'x5u', 'x5c', 'x5t', 'x5t#S256', 'zip', 'enc', 'crit', 'b64', 'cty'];
+const never = ['jku', 'jwk', 'x5u', 'x5c', 'zip', 'enc', 'crit', 'b64', 'cty'];
 
 /** Parses a token in compact form. Throws an InvalidError for what is not one. */
 export function parse(token: string): Token {
@@ -41,19 +42,21 @@ export function parse(token: string): Token {
 }
 
 // An issuer's tokens all have the same header until its key changes.
-let latest = { text: '', header: {} as Pick<Token, 'algorithm' | 'kid' | 'typ'> };
+type Header = Pick<Token, 'algorithm' | 'kid' | 'typ' | 'certificate'>;
+let latest = { text: '', header: {} as Header };
 
-function parseHeader(text: string): Pick<Token, 'algorithm' | 'kid' | 'typ'> {
+function parseHeader(text: string): Header {
   if (text !== '' && text === latest.text) return latest.header;
   const m = object(decode(text));
   if (never.some((name) => m.has(name))) throw new InvalidError('the header has a parameter that is never accepted');
-  const algorithm = algorithms[string(m.get('alg') ?? '') ?? ''];
-  const kid = string(m.get('kid') ?? '');
-  const typ = string(m.get('typ') ?? '');
-  if (!algorithm) throw new InvalidError('the header has no alg that is ES256, Ed25519, EdDSA or RS256');
-  if (!validKeyID(kid)) throw new InvalidError('the header has no kid of 1 to 128 visible ASCII characters');
-  if (!typ) throw new InvalidError('the header has no typ that is a string with something in it');
-  latest = { text, header: { algorithm, kid, typ } };
+  const alg = string(m.get('alg') ?? '') ?? '';
+  const algorithm = alg === 'HS256' ? alg : algorithms[alg];
+  const kid = string(m.get('kid') ?? '""');
+  const typ = string(m.get('typ') ?? '""');
+  if (!algorithm) throw new InvalidError('the header has no alg that is ES256, Ed25519, EdDSA, RS256 or HS256');
+  if (kid === undefined || (m.has('kid') && !validKeyID(kid))) throw new InvalidError('the header has a kid that is not 1 to 128 visible ASCII characters');
+  if (typ === undefined || (m.has('typ') && typ === '')) throw new InvalidError('the header has a typ that is no string with something in it');
+  latest = { text, header: { algorithm, kid, typ, certificate: m.has('x5t') || m.has('x5t#S256') } };
   return latest.header;
 }
 
@@ -84,9 +87,9 @@ function decode(text: string): Buffer {
 export class PublicKey {
   constructor(readonly kid: string, readonly algorithm: Algorithm, private readonly key: KeyObject) {}
 
-  /** Says whether the token is signed with the key, over the octets as received. */
+  /** Says whether the token is signed with the key, over the octets as received. That it names this key was seen to before. */
   signed(t: Token): boolean {
-    if (t.algorithm !== this.algorithm || t.kid !== this.kid) return false;
+    if (t.algorithm !== this.algorithm) return false;
     const text = Buffer.from(t.text, 'latin1');
     switch (this.algorithm) {
       case 'Ed25519': return verify(null, text, this.key, t.signature);
@@ -99,21 +102,30 @@ export class PublicKey {
 /** A key set that was refused as a whole: publishing it was a mistake or an attack. */
 export class KeySetFault extends Error {}
 
+/** How large a key set may be, in octets and keys, and whether keys may go without a kid: they get their thumbprint. */
+interface Bounds {
+  readonly octets: number;
+  readonly keys: number;
+  readonly nameless: boolean;
+}
+
 /**
  * Reads a JSON Web Key Set (RFC 7517, section 5) by the rules of
  * docs/protocol.md, section 4.6: throws a KeySetFault for one that should never
  * have been published, and skips keys that no token can use.
  */
-export function parseKeySet(text: string): Map<string, PublicKey> {
-  if (Buffer.byteLength(text) > maxKeySet) throw new KeySetFault(`longer than ${maxKeySet} octets`);
+export function parseKeySet(text: string, most: Bounds = { octets: maxKeySet, keys: Infinity, nameless: false }): Map<string, PublicKey> {
+  if (Buffer.byteLength(text) > most.octets) throw new KeySetFault(`longer than ${most.octets} octets`);
   const list = elements(strict(text).get('keys') ?? '');
   if (!list) throw new KeySetFault('there is no array keys');
+  if (list.length > most.keys) throw new KeySetFault(`it has ${list.length} keys, more than ${most.keys}`);
   const keys = new Map<string, PublicKey>();
   const kids = new Set<string>();
   for (const element of list) {
     const jwk = readKey(strict(element));
     if (jwk.kid && kids.has(jwk.kid)) throw new KeySetFault('two keys have one kid');
     kids.add(jwk.kid ?? '');
+    if (most.nameless) jwk.kid ??= thumbprint(jwk);
     if (usable(jwk)) keys.set(jwk.kid, publicKey(jwk));
   }
   return keys;
@@ -150,6 +162,12 @@ function readKey(m: Map<string, string>): JWK {
   }
   if (!jwk.kty) throw new KeySetFault('a key has no kty');
   return jwk;
+}
+
+/** The key's thumbprint (RFC 7638). */
+function thumbprint(k: JWK): string {
+  const required = k.kty === 'RSA' ? { e: k.e, kty: k.kty, n: k.n } : { crv: k.crv, kty: k.kty, x: k.x, y: k.y };
+  return createHash('sha256').update(JSON.stringify(required)).digest('base64url');
 }
 
 function usable(k: JWK): k is JWK & { kid: string } {

@@ -13,6 +13,13 @@ import type { Facts } from './state.js';
 /** What trying again cannot mend. */
 export class Refusal extends Error {}
 
+/** The node said nothing for too long. */
+export class Silence extends Error {
+  constructor() {
+    super('no word from the node for too long');
+  }
+}
+
 /** The node said why it closes the connection. */
 class Bye extends Error {}
 
@@ -64,18 +71,17 @@ export class Session {
   private silence: NodeJS.Timeout;
   private metronome: NodeJS.Timeout | undefined;
 
-  constructor(private readonly follower: Follower) {
-    const { tls, feed: address } = follower.settings;
+  /** Connects to a node, which has to say hello within so many milliseconds. */
+  constructor(private readonly follower: Follower, readonly address: URL, within: number) {
+    const { tls } = follower.settings;
     this.ws = new WebSocket(address, [feed.subprotocol], {
       ...tls, rejectUnauthorized: true, headers: follower.introduction(), maxPayload: feed.maxMessage,
-      perMessageDeflate: false, followRedirects: false, handshakeTimeout: patience(defaultLease),
+      perMessageDeflate: false, followRedirects: false, handshakeTimeout: within,
     });
-    this.silence = this.expectWord();
+    this.silence = this.expectWord(within);
     this.ws.on('message', (data, binary) => this.receive(data as Buffer, binary));
     this.ws.on('unexpected-response', (_, response) => this.fail(refused(response.statusCode ?? 0)));
-    this.ws.on('error', (error: Error & { code?: string }) => this.fail(
-      error.code === 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH' ? new Fault(`the node sent a message larger than ${feed.maxMessage} octets`)
-        : new Error(`connection to the node: ${error.message || error.code}`, { cause: error })));
+    this.ws.on('error', (error: Error & { code?: string }) => this.fail(unconnected(error)));
     this.closed = new Promise((resolve) => this.ws.on('close', () => {
       this.fail(new Error('the connection to the node was closed'));
       clearTimeout(this.silence);
@@ -158,14 +164,14 @@ export class Session {
   }
 
   /** Ends the connection, unless the node is heard. What it sent while this process was held up is read first. */
-  private expectWord(): NodeJS.Timeout {
+  private expectWord(within = patience(this.lease)): NodeJS.Timeout {
     clearTimeout(this.silence);
     this.silence = setTimeout(() => {
       const { silence } = this;
       setImmediate(() => setImmediate(() => {
-        if (silence === this.silence) this.fail(new Error('no word from the node for too long'));
+        if (silence === this.silence) this.fail(new Silence());
       }));
-    }, patience(this.lease));
+    }, within);
     return this.silence;
   }
 
@@ -201,12 +207,15 @@ export class Session {
     if (f.settings.issuer !== undefined && h.issuer !== f.settings.issuer) {
       throw new Refusal(`the node serves issuer ${JSON.stringify(h.issuer)}, not ${JSON.stringify(f.settings.issuer)}: check the url`);
     }
+    const unserved = f.settings.issuers.unserved(h.issuers);
+    if (unserved) throw new Refusal(unserved);
     this.lease = h.lease;
     this.expectWord();
-    f.arrive();
+    f.arrive(h.lease);
     const facts = {
       keys: parseKeySet(h.keys), keysText: h.keys, names: new Set(h.claims), secret: h.secret,
       issuer: h.issuer, audience: f.settings.audience ?? h.issuer, lifetime: h.lifetime,
+      others: f.settings.issuers.list,
     };
     const same = f.state !== undefined && f.at.log === h.log && f.at.epoch === h.epoch;
     if (h.resumes) {
@@ -282,7 +291,7 @@ export class Session {
       f.settings.logger.warn('following another log', { log, epoch, position: mark.position, former: f.at });
     }
     f.at = { log, epoch, ...mark };
-    f.publish(this.aside);
+    f.publish({ ...this.aside, others: f.settings.issuers.list });
     this.aside = undefined;
     this.begin();
   }
@@ -322,6 +331,12 @@ export class Session {
   }
 }
 
+function unconnected(error: Error & { code?: string }): Error {
+  if (error.code === 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH') return new Fault(`the node sent a message larger than ${feed.maxMessage} octets`);
+  if (error.message === 'Opening handshake has timed out') return new Silence();
+  return new Error(`connection to the node: ${error.message || error.code}`, { cause: error });
+}
+
 function refused(status: number): Error {
   return status === 401 || status === 403
     ? new Refusal(`the node refused the verifier's key with status ${status}: use an API key with scope feed`)
@@ -342,6 +357,14 @@ function readNames(value: unknown): string[] {
   return list as string[];
 }
 
+function readIssuers(list: unknown): Map<string, number> {
+  if (!Array.isArray(list)) throw new Fault("the node's hello has issuers that are no array");
+  return new Map(list.map((i: { name?: unknown; max_lifetime?: unknown } | null) => {
+    if (!visible(i?.name, 256) || !Number.isSafeInteger(i.max_lifetime)) throw new Fault("the node's hello has an issuer that is none");
+    return [i.name, i.max_lifetime as number];
+  }));
+}
+
 function readHello(body: Buffer): feed.Hello {
   const h = parseJSON(body) as Record<string, unknown>;
   const secret = Buffer.from(String(h['hash_secret']), 'base64');
@@ -357,6 +380,6 @@ function readHello(body: Buffer): feed.Hello {
     log: h['log'], epoch: whole('epoch', 0, Number.MAX_SAFE_INTEGER), head: whole('head', 0, Number.MAX_SAFE_INTEGER), issuer: h['issuer'], secret,
     claims: readNames(h['claims'] ?? []), keys: members(body.toString()).get('keys') ?? '',
     lifetime: whole('max_lifetime', 1, maxLifetime / 1000) * 1000, lease: whole('lease', 1_000, 600_000),
-    resumes: h['resumes'] === true, reason: String(h['reason'] ?? ''),
+    issuers: readIssuers(h['issuers'] ?? []), resumes: h['resumes'] === true, reason: String(h['reason'] ?? ''),
   };
 }

@@ -24,12 +24,14 @@ class Shard {
   readonly before: Float64Array; // a position, or Infinity for ever
   readonly keys: Uint32Array; // four words each
   readonly forget: Uint32Array; // Unix seconds
+  readonly notBefore: Uint32Array; // Unix seconds; 0 where it plays no part
 
   constructor(readonly slots: number) {
-    const block = new ArrayBuffer(slots * 28);
+    const block = new ArrayBuffer(slots * 32);
     this.before = new Float64Array(block, 0, slots);
     this.keys = new Uint32Array(block, slots * 8, slots * 4);
     this.forget = new Uint32Array(block, slots * 24, slots);
+    this.notBefore = new Uint32Array(block, slots * 28, slots);
   }
 
   /** Returns the slot of a key, or the free one where it belongs. There is a free one, by the bound on count. */
@@ -44,9 +46,10 @@ class Shard {
     return at;
   }
 
-  fill(at: number, a: number, b: number, c: number, d: number, before: number, forget: number): void {
+  fill(at: number, a: number, b: number, c: number, d: number, before: number, forget: number, notBefore: number): void {
     this.before[at] = before;
     this.forget[at] = forget;
+    this.notBefore[at] = notBefore;
     const k = at * 4;
     this.keys[k] = a;
     this.keys[k + 1] = b;
@@ -58,7 +61,7 @@ class Shard {
 
   /** Returns a shard of the entries that are not to be forgotten before now, with room for more. */
   rebuild(seed: number, now: number): Shard {
-    const { before, keys, forget, slots } = this;
+    const { before, keys, forget, notBefore, slots } = this;
     let rest = this.count;
     if (now > 0) for (let i = 0; i < slots; i++) if (before[i] !== 0 && forget[i]! < now) rest--;
     // By a random amount, so that the shards do not all grow at the same time.
@@ -67,7 +70,7 @@ class Shard {
       if (before[i] === 0 || forget[i]! < now) continue;
       const k = i * 4;
       const a = keys[k]!, b = keys[k + 1]!, c = keys[k + 2]!, d = keys[k + 3]!;
-      to.fill(to.find(seed, a, b, c, d), a, b, c, d, before[i]!, forget[i]!);
+      to.fill(to.find(seed, a, b, c, d), a, b, c, d, before[i]!, forget[i]!, notBefore[i]!);
     }
     return to;
   }
@@ -112,12 +115,12 @@ export class RevocationSet {
       const before = hi >= 2 ** 21 ? Infinity : hi * 2 ** 32 + records.getUint32(at + 28);
       this.put(
         records.getUint32(at + 8), records.getUint32(at + 12), records.getUint32(at + 16), records.getUint32(at + 20),
-        before, records.getUint32(at + 36),
+        before, records.getUint32(at + 36), records.getUint32(at + 32),
       );
     }
   }
 
-  private put(a: number, b: number, c: number, d: number, before: number, forget: number): void {
+  private put(a: number, b: number, c: number, d: number, before: number, forget: number, notBefore: number): void {
     if (before === 0) return;
     const n = a >>> 24;
     let shard = this.shards[n]!;
@@ -125,6 +128,7 @@ export class RevocationSet {
     if (shard.before[at] !== 0) {
       if (before > shard.before[at]!) shard.before[at] = before;
       if (forget > shard.forget[at]!) shard.forget[at] = forget;
+      if (notBefore > shard.notBefore[at]!) shard.notBefore[at] = notBefore;
       return;
     }
     if (this.count >= this.limit) throw new FullError();
@@ -132,7 +136,7 @@ export class RevocationSet {
       shard = this.shards[n] = shard.rebuild(this.seed, 0);
       at = shard.find(this.seed, a, b, c, d);
     }
-    shard.fill(at, a, b, c, d, before, forget);
+    shard.fill(at, a, b, c, d, before, forget, notBefore);
     this.count++;
   }
 
@@ -141,6 +145,15 @@ export class RevocationSet {
     const a = keys[at]!;
     const shard = this.shards[a >>> 24]!;
     return shard.before[shard.find(this.seed, a, keys[at + 1]!, keys[at + 2]!, keys[at + 3]!)]!;
+  }
+
+  /** Returns the Unix second up to which tokens without a rev are killed by the records of a key: Infinity for ever, NaN where there is none. */
+  lookupTime(keys: Uint32Array, at: number): number {
+    const a = keys[at]!;
+    const shard = this.shards[a >>> 24]!;
+    const slot = shard.find(this.seed, a, keys[at + 1]!, keys[at + 2]!, keys[at + 3]!);
+    const before = shard.before[slot]!;
+    return before === 0 ? NaN : before === Infinity ? Infinity : shard.notBefore[slot]!;
   }
 
   /**

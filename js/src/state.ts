@@ -1,8 +1,10 @@
+import type { KeyObject } from 'node:crypto';
 import { hash } from './digest.js';
 import { Claims } from './claims.js';
-import { InvalidError } from './errors.js';
+import { InvalidError, StaleError } from './errors.js';
 import { canonical, decimal, elements, integer, string } from './json.js';
-import { object, parse, type PublicKey } from './jws.js';
+import { authentic, keyOf, typeName, type Trusted } from './issuers.js';
+import { object, parse, type PublicKey, type Token } from './jws.js';
 import type { RevocationSet } from './set.js';
 
 /**
@@ -23,6 +25,7 @@ export interface Entry {
   readonly expires: number; // Unix milliseconds
   readonly generation: number;
   readonly keys: Uint32Array; // four words for each revocation that would name it
+  readonly age: number | undefined; // of another issuer's token: Unix seconds of iat less the skew; -Infinity where it has none
   position: number; // of the set when the token was last found alive
   used: boolean; // since the cache looked last
 }
@@ -36,6 +39,7 @@ export interface Facts {
   readonly issuer: string;
   readonly audience: string;
   readonly lifetime: number; // the longest of the issuer's tokens, in milliseconds
+  readonly others: readonly Trusted[]; // other issuers whose tokens are accepted
 }
 
 /**
@@ -48,21 +52,77 @@ export class State {
 
   /** Checks everything of a token that no revocation changes, but for expiry. Throws an InvalidError. */
   verify(token: string, now: number): Entry {
-    const { kid, claims } = this.authenticate(token);
+    const t = parse(token);
+    const other = this.facts.others.length === 0 ? undefined : this.issuerOf(t);
+    if (other) return this.verifyOther(t, token, other, now);
+    const claims = this.authenticate(t);
     const c = this.read(claims, token);
     this.check(c, claims, now);
-    return { claims: c, expires: instant(claims, 'exp')!, generation: this.generation, keys: this.revocationKeys(kid, claims), position: -1, used: false };
+    return {
+      claims: c, expires: instant(claims, 'exp')!, generation: this.generation, age: undefined,
+      keys: this.revocationKeys(this.facts.issuer, t.kid, claims), position: -1, used: false,
+    };
   }
 
   /** Proves that a key of the issuer signed the token as an access token (RFC 9068, section 4). */
-  private authenticate(token: string): { kid: string; claims: Map<string, string> } {
-    const t = parse(token);
+  private authenticate(t: Token): Map<string, string> {
+    if (t.kid === '' || t.certificate) throw new InvalidError('the header has no kid, or names a certificate, which is never accepted');
     const key = this.facts.keys.get(t.kid);
     if (!key) throw new UnknownKeyError('the issuer has no key of that kid');
     if (!key.signed(t)) throw new InvalidError('the key did not sign it');
-    // Media types compare without regard to case, and may leave out "application/" (RFC 7515, section 4.1.9).
-    if (!/^(application\/)?at\+jwt$/i.test(t.typ)) throw new InvalidError('typ is not at+jwt');
-    return { kid: t.kid, claims: object(t.claims) };
+    if (typeName(t.typ) !== 'at+jwt') throw new InvalidError('typ is not at+jwt');
+    return object(t.claims);
+  }
+
+  /**
+   * Returns the other issuer whose token this says to be, which nothing proves
+   * yet, and undefined where it must be one of the node's issuer. A token without
+   * iss can only be told by the secret that it was signed with.
+   */
+  private issuerOf(t: Token): Trusted | undefined {
+    const iss = object(t.claims).get('iss');
+    if (iss !== undefined) return this.facts.others.find((i) => i.name === string(iss));
+    return this.facts.others.find((i) => i.secret && authentic(t, i.secret));
+  }
+
+  /** Checks everything of another issuer's token that no revocation changes, but for expiry. */
+  private verifyOther(t: Token, token: string, i: Trusted, now: number): Entry {
+    const kid = i.secret ? this.sealed(t, i.secret) : this.signed(t, i);
+    if (!i.types.includes(typeName(t.typ))) throw new InvalidError('typ is none that is accepted of the issuer');
+    const claims = object(t.claims);
+    if (!claims.has('iss')) claims.set('iss', JSON.stringify(i.name)); // so that a revocation of it names this token, too
+    const optional = (name: string) => (claims.has(name) ? string(claims.get(name)!) ?? fail(name) : '');
+    const aud = claims.get('aud');
+    const audience = (aud === undefined ? [] : elements(aud) ?? [aud]).map((value) => string(value) ?? fail('aud'));
+    const { iat, exp } = times(claims, now, i.lifetime, i.skew * 1000);
+    if (iat !== undefined && exp > iat + leeway + i.lifetime) throw new InvalidError('it lives longer than the longest lifetime');
+    if (i.audience === undefined ? aud !== undefined : !audience.includes(i.audience)) throw new InvalidError('aud is not the audience');
+    const c = new Claims(token, {
+      issuer: i.name, subject: optional('sub'), client: optional('client_id'), session: optional('sid'), id: optional('jti'), audience,
+      issuedAt: new Date(iat ?? NaN), expires: new Date(exp), revision: 0,
+    });
+    return {
+      claims: c, expires: Math.min(exp, i.until), generation: this.generation, age: iat === undefined ? -Infinity : Math.floor(iat / 1000) - i.skew,
+      keys: this.revocationKeys(i.name, kid, claims), position: -1, used: false,
+    };
+  }
+
+  /** Proves that the token bears the code of a secret. Returns its kid, which is the application's own affair. */
+  private sealed(t: Token, secret: KeyObject): string {
+    if (!authentic(t, secret)) throw new InvalidError('it was signed with another secret');
+    return t.kid;
+  }
+
+  /** Proves that one of an issuer's keys signed the token. Returns its kid. */
+  private signed(t: Token, i: Trusted): string {
+    if (!i.keys) throw new StaleError(`the keys of ${i.name} have not been loaded yet`);
+    const key = keyOf(t, i.keys);
+    if (!key) {
+      i.source?.missed();
+      throw new InvalidError('the issuer has no such key');
+    }
+    if (!key.signed(t)) throw new InvalidError('the key did not sign it');
+    return key.kid;
   }
 
   private read(claims: Map<string, string>, token: string): Claims {
@@ -80,38 +140,33 @@ export class State {
   /** Judges the claims of a token whose signature is good. */
   private check(c: Claims, claims: Map<string, string>, now: number): void {
     const { issuer, audience, lifetime } = this.facts;
-    const latest = now + leeway;
-    const exp = instant(claims, 'exp')!;
-    const nbf = claims.has('nbf') ? instant(claims, 'nbf') ?? fail('nbf') : 0;
     if (c.issuer !== issuer) throw new InvalidError('iss is not the issuer');
     if (!c.audience.includes(audience)) throw new InvalidError('aud does not contain the audience');
-    if (instant(claims, 'iat')! > latest) throw new InvalidError('iat is in the future');
-    if (nbf > latest || nbf > exp) throw new InvalidError('nbf is in the future, or after exp');
-    if (exp > latest + lifetime) throw new InvalidError('exp is further off than the longest lifetime');
+    times(claims, now, lifetime, leeway);
   }
 
   /** Returns the keys of the revocations that would name the token: one for each value of each claim that any record names. */
-  private revocationKeys(kid: string, claims: Map<string, string>): Uint32Array {
+  private revocationKeys(issuer: string, kid: string, claims: Map<string, string>): Uint32Array {
     const keys: number[] = [];
     for (const name of this.facts.names) {
       // A revocation of a kid means the header's; a claim of that name in the payload means nothing.
       if (name === 'kid') {
-        keys.push(...this.key(name, kid));
+        if (kid !== '') keys.push(...this.key(name, kid, issuer));
         continue;
       }
       const value = claims.get(name);
       for (const one of value === undefined ? [] : elements(value) ?? [value]) {
         const text = canonical(one);
         if (text === undefined) throw new InvalidError(`claim ${JSON.stringify(name)} is revocable and has a number that is too large to compare`);
-        if (text !== null) keys.push(...this.key(name, text));
+        if (text !== null) keys.push(...this.key(name, text, issuer));
       }
     }
     return Uint32Array.from(keys);
   }
 
   /** The key of a claim's value (docs/protocol.md, section 2.1). */
-  key(claim: string, value: string): [number, number, number, number] {
-    return hash(this.facts.secret, [this.facts.issuer, claim, value]);
+  key(claim: string, value: string, issuer = this.facts.issuer): [number, number, number, number] {
+    return hash(this.facts.secret, [issuer, claim, value]);
   }
 
   /**
@@ -122,7 +177,7 @@ export class State {
     const { set } = this.facts;
     if (e.position === set.position) return false;
     for (let at = 0; at < e.keys.length; at += 4) {
-      if (e.claims.revision < set.lookup(e.keys, at)) return true;
+      if (e.age === undefined ? e.claims.revision < set.lookup(e.keys, at) : e.age <= set.lookupTime(e.keys, at)) return true;
     }
     e.position = set.position;
     return false;
@@ -131,7 +186,7 @@ export class State {
   /** Says whether the facts differ in nothing from these. */
   same(o: Facts): boolean {
     const f = this.facts;
-    return f.set === o.set && f.keysText === o.keysText && f.secret.equals(o.secret) && f.issuer === o.issuer &&
+    return f.set === o.set && f.others === o.others && f.keysText === o.keysText && f.secret.equals(o.secret) && f.issuer === o.issuer &&
       f.audience === o.audience && f.lifetime === o.lifetime && f.names.size === o.names.size && [...f.names].every((n) => o.names.has(n));
   }
 }
@@ -143,6 +198,19 @@ function fail(claim: string): never {
 /** Every one of the claims that are strings is required, and has something in it. */
 function text(claims: Map<string, string>, name: string): string {
   return string(claims.get(name) ?? '') || fail(name);
+}
+
+/** Judges the times of a token, in Unix milliseconds, but for expiry: iat may be missing only where the caller bears it. */
+function times(claims: Map<string, string>, now: number, lifetime: number, skew: number): { iat: number | undefined; exp: number } {
+  const latest = now + skew;
+  const time = (name: string) => (claims.has(name) ? instant(claims, name) ?? fail(name) : undefined);
+  const exp = time('exp') ?? fail('exp');
+  const iat = time('iat');
+  const nbf = time('nbf') ?? 0;
+  if (iat !== undefined && iat > latest) throw new InvalidError('iat is in the future');
+  if (nbf > latest || nbf > exp) throw new InvalidError('nbf is in the future, or after exp');
+  if (exp > now + leeway + lifetime) throw new InvalidError('exp is further off than the longest lifetime');
+  return { iat, exp };
 }
 
 /** Reads a NumericDate (RFC 7519, section 2) as Unix milliseconds. */

@@ -4,6 +4,7 @@ import { Claims } from './claims.js';
 import { complete, type Config, type Settings } from './config.js';
 import { ExpiredError, InvalidError, RevokedError, StaleError } from './errors.js';
 import { Follower } from './follower.js';
+import type { IssuerStatus } from './issuers.js';
 import { maxToken } from './jws.js';
 import type { Moment } from './lease.js';
 import { UnknownKeyError, type Entry, type State } from './state.js';
@@ -13,6 +14,8 @@ import { Watches, type Watch } from './watch.js';
 export interface Status {
   /** It is connected to a node that has said hello. */
   connected: boolean;
+  /** The node that it is connected to, or tried last: host and port. */
+  node: string;
   /** Why it refuses tokens; empty: it does not. */
   stale: string;
   /** Whose tokens it accepts. */
@@ -28,6 +31,8 @@ export interface Status {
   revocations: number;
   /** The keys of the issuer. */
   keys: number;
+  /** Other issuers, and how it stands with their keys. */
+  issuers: IssuerStatus[];
   /** It speaks to the node unencrypted, as `plaintext` allows. */
   plaintext: boolean;
   /** When connected last changed. */
@@ -238,8 +243,8 @@ export class Verifier {
     const { routes, tolerance } = f.tolerated();
     const { lease } = f.fresh;
     return {
-      connected: f.connected, stale: f.fresh.reason(now), issuer: facts?.issuer ?? '', audience: facts?.audience ?? '',
-      log: f.at.log, epoch: f.at.epoch, position: f.at.position, revocations: facts?.set.size ?? 0, keys: facts?.keys.size ?? 0,
+      connected: f.connected, node: f.address, stale: f.fresh.reason(now), issuer: facts?.issuer ?? '', audience: facts?.audience ?? '',
+      log: f.at.log, epoch: f.at.epoch, position: f.at.position, revocations: facts?.set.size ?? 0, keys: facts?.keys.size ?? 0, issuers: this.settings.issuers.status(),
       plaintext: this.settings.exposed, since: new Date(f.since), lastHeard: f.heard && new Date(f.heard.wall),
       leaseSeconds: lease.lease / 1000, leaseUntil: lease.lease === 0 ? undefined : new Date(lease.wall), spells: f.spells,
       tolerantRoutes: routes, toleranceSeconds: tolerance, acceptedStale: this.borne, accepting: f.fresh.bears(now, tolerance * 1000),
@@ -258,6 +263,31 @@ export class Verifier {
       response.writeHead(accepting ? 200 : 503, { 'Content-Type': 'application/json', 'Cache-Control': 'no-store' });
       const members = Object.entries({ ready: true, ...status }).map(([name, value]) => [snake(name), value]);
       response.end(JSON.stringify(Object.fromEntries(members)) + '\n');
+    };
+  }
+
+  /**
+   * Returns a handler that answers with the verifier's metrics in the text format
+   * of Prometheus, version 0.0.4, under the same names as the verifier in Go.
+   */
+  metrics(): (request: IncomingMessage, response: ServerResponse) => void {
+    return (_, response) => {
+      const s = this.status();
+      const now = this.follower.clock();
+      const { lease } = this.follower.fresh;
+      const all: [string, 'gauge' | 'counter', string, number][] = [
+        ['ready', 'gauge', 'Whether the verifier has had a complete snapshot.', this.follower.state ? 1 : 0],
+        ['connected', 'gauge', 'Whether the verifier is connected to a node.', s.connected ? 1 : 0],
+        ['stale', 'gauge', 'Whether the verifier refuses tokens because it cannot rely on its revocations.', s.stale === '' ? 0 : 1],
+        ['stale_total', 'counter', 'Times the verifier became stale.', s.spells],
+        ['lease_seconds', 'gauge', "Time left of the verifier's lease.", lease.over(now) ? 0 : (lease.until - now.mono) / 1000],
+        ['position', 'gauge', 'Position of the log that the verifier has applied.', s.position],
+        ['revocations', 'gauge', 'Revocations that live.', s.revocations],
+        ['accepted_stale_total', 'counter', 'Requests accepted while the verifier was stale.', s.acceptedStale],
+      ];
+      response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4; charset=utf-8' });
+      response.end(all.map(([name, kind, help, value]) =>
+        `# HELP quash_verifier_${name} ${help}\n# TYPE quash_verifier_${name} ${kind}\nquash_verifier_${name} ${value}\n`).join(''));
     };
   }
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, test } from 'node:test';
@@ -114,5 +115,13 @@ describe('notify', () => {
     const status = await response.json() as Record<string, unknown>;
     assert.equal(status['log'], 'log-1');
     assert.equal(status['tolerance_seconds'], 60);
+  }));
+
+  test('metrics say the same to Prometheus, under the names of the verifier in Go', () => serving(v.metrics(), async (url) => {
+    const text = await (await fetch(url)).text();
+    const names = [...text.matchAll(/^quash_verifier_(\w+) [\d.]+$/gm)].map((m) => m[1]);
+    const inGo = readFileSync(new URL('../../../health.go', import.meta.url), 'utf8').matchAll(/^\t\t\t\{"(\w+)", "(?:gauge|counter)"/gm);
+    assert.deepEqual(names, [...inGo].map((m) => m[1]));
+    assert.match(text, /^quash_verifier_connected 1$/m);
   }));
 });

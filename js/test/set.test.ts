@@ -24,7 +24,7 @@ const keyAt = (b: Buffer, at: number) => Uint32Array.from([0, 4, 8, 12].map((o) 
 
 test('the set does what a map would: merges the greater of each field, forgets in time, never early', () => {
   const set = new RevocationSet();
-  const model = new Map<string, { before: number; forget: number }>();
+  const model = new Map<string, { before: number; forget: number; notBefore: number }>();
   const pool = randomRecords(3_000, () => 0);
   for (let round = 1; round <= 20; round++) {
     const b = Buffer.alloc(1_000 * 40);
@@ -34,17 +34,21 @@ test('the set does what a map would: merges the greater of each field, forgets i
       const forget = Math.floor(Math.random() * 20);
       b.writeBigUInt64BE(Math.random() < 0.1 ? 2n ** 64n - 1n : BigInt(before), i * 40 + 24);
       b.writeUInt32BE(forget, i * 40 + 36);
+      const notBefore = Math.floor(Math.random() * 100);
+      b.writeUInt32BE(notBefore, i * 40 + 32);
       const key = b.toString('hex', i * 40 + 8, i * 40 + 24);
-      const old = model.get(key) ?? { before: 0, forget: 0 };
+      const old = model.get(key) ?? { before: 0, forget: 0, notBefore: 0 };
       const bound = b.readBigUInt64BE(i * 40 + 24) === 2n ** 64n - 1n ? Infinity : before;
-      model.set(key, { before: Math.max(old.before, bound), forget: Math.max(old.forget, forget) });
+      model.set(key, { before: Math.max(old.before, bound), forget: Math.max(old.forget, forget), notBefore: Math.max(old.notBefore, notBefore) });
     }
     set.merge(view(b), 0, b.length);
     set.forget(round, Infinity);
     for (const [key, { forget }] of model) if (forget < round) model.delete(key);
     assert.equal(set.size, model.size);
     for (let i = 0; i < 3_000; i++) {
-      assert.equal(set.lookup(keyAt(pool, i * 40), 0), model.get(pool.toString('hex', i * 40 + 8, i * 40 + 24))?.before ?? 0);
+      const want = model.get(pool.toString('hex', i * 40 + 8, i * 40 + 24));
+      assert.equal(set.lookup(keyAt(pool, i * 40), 0), want?.before ?? 0);
+      assert.equal(set.lookupTime(keyAt(pool, i * 40), 0), want?.before === Infinity ? Infinity : want?.notBefore ?? NaN);
     }
   }
 });
@@ -76,7 +80,7 @@ test('beyond its limit the set says that it is not complete', () => {
 test('the cache keeps its bound, and what is used stays', () => {
   const key = signer('k1');
   const state = new State(1, {
-    set: new RevocationSet(), keysText: '', names: new Set(['sub', 'sid']), secret: Buffer.alloc(32), issuer, audience: 'orders', lifetime: 300_000,
+    set: new RevocationSet(), keysText: '', names: new Set(['sub', 'sid']), secret: Buffer.alloc(32), issuer, audience: 'orders', lifetime: 300_000, others: [],
     keys: parseKeySet(JSON.stringify({ keys: [key.jwk] })),
   });
   const cache = new Cache(100_000);

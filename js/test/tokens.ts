@@ -36,8 +36,14 @@ export const forever = 2n ** 64n - 1n;
 
 /** A record in its 40 octets, for what a claim's value names. */
 export function record(position: number, claim: string, value: string, before: bigint = BigInt(position), forget = 2 ** 32 - 1): Buffer {
+  return recordOf({ issuer, claim, value, position, before, forget });
+}
+
+/** A record in its 40 octets, for what a claim's value names in tokens of any issuer. */
+export function recordOf(r: { issuer: string; claim: string; value: string; position: number; before?: bigint; notBefore?: number; forget?: number }): Buffer {
+  const { position, before = BigInt(position), notBefore = 0, forget = 2 ** 32 - 1 } = r;
   const key = createHash('sha256').update(secret);
-  for (const text of [issuer, claim, value]) {
+  for (const text of [r.issuer, r.claim, r.value]) {
     const length = Buffer.alloc(4);
     length.writeUInt32BE(Buffer.byteLength(text));
     key.update(length).update(text);
@@ -46,6 +52,7 @@ export function record(position: number, claim: string, value: string, before: b
   b.writeBigUInt64BE(BigInt(position), 0);
   key.digest().copy(b, 8, 0, 16);
   b.writeBigUInt64BE(before, 24);
+  b.writeUInt32BE(notBefore, 32);
   b.writeUInt32BE(forget, 36);
   return b;
 }

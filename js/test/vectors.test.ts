@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { QuashError } from '@quash/quash';
+import { completeIssuers, Issuers } from '#quash/issuers';
 import { canonical } from '#quash/json';
 import { KeySetFault, parseKeySet } from '#quash/jws';
 import { RevocationSet } from '#quash/set';
@@ -14,7 +15,7 @@ function vectors<T>(name: string): T {
 }
 
 const facts = {
-  set: new RevocationSet(), keysText: '', names: new Set<string>(), secret: Buffer.alloc(32), issuer: 'https://issuer.example', audience: 'orders', lifetime: 300_000,
+  set: new RevocationSet(), keysText: '', names: new Set<string>(), secret: Buffer.alloc(32), issuer: 'https://issuer.example', audience: 'orders', lifetime: 300_000, others: [],
 };
 
 function verdict(state: State, token: string, now: number): string {
@@ -102,3 +103,31 @@ function withDefaults(text: string, has: Record<string, unknown>, issuer: string
   const more = Object.entries(defaults).filter(([name]) => !(name in has)).map(([name, value]) => `,${JSON.stringify(name)}:${JSON.stringify(value)}`);
   return text.trim().slice(0, -1) + more.join('') + '}';
 }
+
+test('foreign.json: tokens of other issuers', () => {
+  const file = vectors<{
+    now: number; hash_secret: string; own: { name: string; audience: string; max_lifetime: number; keys: object }; claims: string[];
+    known: { name: string; max_lifetime: number }[];
+    issuers: { name: string; keys?: { keys: object[] }; secret?: string; until?: number; audience?: string; types?: string[]; max_lifetime?: number; skew?: number }[];
+    records: { issuer: string; claim: string; value: string; key: string; hex: string }[];
+    vectors: { id: string; about: string; token: string; verdict: string }[];
+  }>('foreign.json');
+  const set = new RevocationSet();
+  const records = Buffer.from(file.records.map((r) => r.hex).join(''), 'hex');
+  set.merge(new DataView(records.buffer, records.byteOffset, records.length), 0, records.length);
+  const others = new Issuers(completeIssuers(file.issuers.map(({ secret, until, max_lifetime: maxLifetime, ...i }) => ({
+    ...i, ...(secret && { secret: Buffer.from(secret, 'base64') }), ...(until && { until: new Date(until * 1000) }), ...(maxLifetime && { maxLifetime }),
+  })), file.own.name));
+  assert.equal(others.unserved(new Map(file.known.map((k) => [k.name, k.max_lifetime]))), '');
+  const state = new State(1, {
+    ...facts, set, names: new Set(file.claims), secret: Buffer.from(file.hash_secret, 'hex'), issuer: file.own.name, audience: file.own.audience,
+    lifetime: file.own.max_lifetime * 1000, keys: parseKeySet(JSON.stringify(file.own.keys)), others: others.list,
+  });
+  for (const r of file.records) {
+    assert.equal(state.key(r.claim, r.value, r.issuer).map((n) => n.toString(16).padStart(8, '0')).join(''), r.key, `key of ${r.claim}`);
+  }
+  const wrong = file.vectors.map((v) => [v, verdict(state, v.token, file.now * 1000)] as const).filter(([v, got]) => got !== v.verdict)
+    .map(([v, got]) => `${v.id} (${v.about}): ${got}, want ${v.verdict}`);
+  assert.deepEqual(wrong, []);
+  assert.ok(file.vectors.length > 150);
+});
