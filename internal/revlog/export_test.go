@@ -5,3 +5,12 @@ func (l *Log) Encode() {
 	l.snapshot.Store(nil)
 	l.current()
 }
+
+// Blocks returns, of each block of the snapshot that one who joins gets, where
+// its first part lies in memory.
+func (l *Log) Blocks() (all []*byte) {
+	for _, b := range l.current().blocks {
+		all = append(all, &b.parts[0][0])
+	}
+	return all
+}

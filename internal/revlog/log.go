@@ -62,8 +62,9 @@ const (
 	// forgetBudget lets the sweep pass the largest set in a few minutes, in
 	// steps of about a millisecond.
 	forgetBudget = 1 << 17
-	// snapshotAge is how long a snapshot is kept for others that join.
-	snapshotAge = 10 * time.Second
+	// snapshotAge is how long a snapshot is kept for others that join. It takes
+	// more memory than the set that it was made from.
+	snapshotAge = time.Minute
 )
 
 // Log follows the log of a [Source] and serves it to verifiers. Make one with
@@ -284,7 +285,7 @@ func (l *Log) tidy(ctx context.Context) {
 	if now := time.Now(); now.Sub(l.tidied) >= interval {
 		l.tidied = now
 		l.set.Forget(uint32(now.Unix()), forgetBudget)
-		if s := l.snapshot.Load(); s != nil && now.Sub(s.taken) > snapshotAge {
+		if s := l.snapshot.Load(); s != nil && now.Unix()-s.used.Load() > int64(snapshotAge/time.Second) {
 			l.snapshot.CompareAndSwap(s, nil)
 		}
 		l.endOverlaps()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"github.com/quashdev/quash/internal/jws"
 	"github.com/quashdev/quash/internal/lease"
 	"github.com/quashdev/quash/internal/revlog"
+	"github.com/quashdev/quash/internal/revset"
 )
 
 // run plays a test in a bubble of its own.
@@ -459,6 +461,50 @@ func TestLogGoesOnWhileASnapshotIsEncoded(t *testing.T) {
 		synctest.Wait()
 		if got, want := follower.position(), uint64(10_200); got != want || late.position() != want {
 			t.Errorf("positions = %d and %d, want %d", got, late.position(), want)
+		}
+	})
+}
+
+// Those who join a large log one after the other cost one encoding; where the
+// ring no longer goes on from it, only what has changed since is encoded again.
+func TestASnapshotIsMadeFromWhatChanged(t *testing.T) {
+	run(t, revlog.Config{BufferBytes: 256}, func(t *testing.T, w *world) {
+		w.revoke("sid", 10_000)
+		synctest.Wait()
+		before := w.log.Blocks()
+		if again := w.log.Blocks(); len(before) < 8 || !slices.Equal(again, before) {
+			t.Errorf("got %d blocks, the same again: %v; want 8 or more, of one encoding", len(before), slices.Equal(again, before))
+		}
+		for range 3 {
+			w.revoke("sid", 1)
+			synctest.Wait()
+		}
+		changed := 0
+		for i, b := range w.log.Blocks() {
+			if b != before[i] {
+				changed++
+			}
+		}
+		if changed < 1 || changed > 3 {
+			t.Errorf("after 3 changes %d of %d blocks were encoded, want 1 to 3", changed, len(before))
+		}
+		late := newRecorder("late")
+		late.connect(w)
+		synctest.Wait()
+		have := map[revset.Key]bool{}
+		for _, e := range late.history() {
+			for _, r := range e.records {
+				have[r.Key] = true
+			}
+		}
+		_, history := w.truth()
+		for _, r := range history {
+			if !have[r.Key] {
+				t.Fatalf("who joined late lacks record %d of %d", r.Position, len(history))
+			}
+		}
+		if late.position() != 10_003 {
+			t.Errorf("position = %d, want 10003", late.position())
 		}
 	})
 }

@@ -1,6 +1,8 @@
 package revlog
 
 import (
+	"iter"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -18,26 +20,41 @@ const snapshotRecords = 64 << 10 / feed.RecordSize
 // same time.
 type snapshot struct {
 	generation int
-	parts      [][]byte
+	set        *revset.Set
+	blocks     []block
 	mark       feed.Mark
-	taken      time.Time
+	used       atomic.Int64 // when last, in Unix seconds
+}
+
+// block is the entries of some shards of the set as frames.
+type block struct {
+	version uint64 // of the shards, before they were encoded
+	parts   [][]byte
 }
 
 // current returns a snapshot from which the ring still goes on. Encoding a
 // large set takes long; the log goes on meanwhile, and only those who join
-// wait.
+// wait, for one encoding. What did not change since the one before is not
+// encoded again.
 func (l *Log) current() *snapshot {
 	l.encoding.Lock()
 	defer l.encoding.Unlock()
 	kept := l.snapshot.Load()
 	l.mu.Lock()
-	set, fresh := l.set, &snapshot{generation: l.generation, mark: l.ring.head, taken: time.Now()}
+	fresh := &snapshot{generation: l.generation, set: l.set, mark: l.ring.head}
 	good := kept != nil && kept.generation == l.generation && l.leadsOn(kept.mark)
 	l.mu.Unlock()
+	now := time.Now().Unix()
 	if good {
+		kept.used.Store(now)
 		return kept
 	}
-	fresh.parts = encodeSet(set)
+	var before []block
+	if kept != nil && kept.set == fresh.set {
+		before = kept.blocks
+	}
+	fresh.blocks = encodeSet(fresh.set, before)
+	fresh.used.Store(now)
 	l.snapshot.Store(fresh)
 	return fresh
 }
@@ -49,15 +66,34 @@ func (l *Log) leadsOn(m feed.Mark) bool {
 	return ok && l.ring.end-cursor <= uint64(l.cfg.BufferBytes/2)
 }
 
-func encodeSet(set *revset.Set) [][]byte {
-	var parts [][]byte
+// encodeSet takes the blocks that have not changed since before was encoded
+// from there. A large set has a block for each shard; in a small one a block has
+// as many as fill one part.
+func encodeSet(set *revset.Set, before []block) []block {
+	shards := revset.Shards
+	for ; shards > 1 && set.Len()*shards > snapshotRecords*revset.Shards; shards /= 2 {
+	}
+	blocks := make([]block, revset.Shards/shards)
+	for i := range blocks {
+		first, last := i*shards, (i+1)*shards
+		version := set.Version(first, last)
+		if len(before) == len(blocks) && before[i].version == version {
+			blocks[i] = before[i]
+			continue
+		}
+		blocks[i] = block{version, encode(set.Range(first, last))}
+	}
+	return blocks
+}
+
+func encode(records iter.Seq[revset.Record]) (parts [][]byte) {
 	batch := make([]revset.Record, 0, snapshotRecords)
 	flush := func() {
 		part := appendHeader(nil, ws.OpBinary, 1+len(batch)*feed.RecordSize)
 		parts = append(parts, feed.AppendSnapshot(part, batch))
 		batch = batch[:0]
 	}
-	for r := range set.All {
+	for r := range records {
 		if batch = append(batch, r); len(batch) == cap(batch) {
 			flush()
 		}

@@ -53,12 +53,14 @@ func (c *connection) open() error {
 	}
 	c.log.cfg.Logger.Info("verifier gets a snapshot", append(c.attrs(), "reason", c.start.reason)...)
 	snap := c.log.current()
-	for _, part := range snap.parts {
-		if bye := c.over(); bye != nil {
-			return farewell(*bye)
-		}
-		if err := c.send(part, nil); err != nil {
-			return err
+	for _, b := range snap.blocks {
+		for _, part := range b.parts {
+			if bye := c.over(); bye != nil {
+				return farewell(*bye)
+			}
+			if err := c.send(part, nil); err != nil {
+				return err
+			}
 		}
 	}
 	news := c.stand(snap.mark)

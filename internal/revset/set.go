@@ -2,6 +2,7 @@ package revset
 
 import (
 	"errors"
+	"iter"
 	"math/rand/v2"
 	"sync/atomic"
 )
@@ -9,6 +10,9 @@ import (
 // ErrFull says that a set would exceed its limit. It no longer holds all that
 // it was given, so its owner must refuse tokens until it has a complete one.
 var ErrFull = errors.New("revocation set is full: raise its limit")
+
+// Shards is how many parts a set has. A key's own bits decide which it is in.
+const Shards = shardCount
 
 const (
 	defaultLimit = 16_000_000
@@ -33,7 +37,8 @@ type Set struct {
 	latest uint64 // greatest Before seen that is a position
 	next   int    // shard at which Forget goes on
 
-	length   atomic.Int64 // count as others see it
+	versions [shardCount]atomic.Uint64 // of the shards
+	length   atomic.Int64              // count as others see it
 	position atomic.Uint64
 }
 
@@ -121,6 +126,7 @@ func (s *Set) put(r *Record) error {
 		t.put(r)
 	}
 	s.count += t.count - count
+	s.versions[shard].Add(1)
 	return nil
 }
 
@@ -158,7 +164,7 @@ func (s *Set) Forget(now uint32, budget int) (dropped int) {
 		if budget <= 0 {
 			break
 		}
-		shard := &s.shards[s.next]
+		shard, version := &s.shards[s.next], &s.versions[s.next]
 		s.next = (s.next + 1) % shardCount
 		t := shard.Load()
 		budget--
@@ -168,6 +174,7 @@ func (s *Set) Forget(now uint32, budget int) (dropped int) {
 		budget -= t.count
 		rest := t.rebuild(now, s.latest, room{})
 		shard.Store(rest)
+		version.Add(1)
 		dropped += t.count - rest.count
 	}
 	s.count -= dropped
@@ -180,14 +187,36 @@ func (s *Set) Forget(now uint32, budget int) (dropped int) {
 // perhaps. The set keeps no positions of its entries: the records have
 // Position 1.
 func (s *Set) All(yield func(Record) bool) {
-	for i := range s.shards {
-		t := s.shards[i].Load()
-		for e := range t.all() {
-			if !yield(t.record(e)) {
-				return
+	for r := range s.Range(0, Shards) {
+		if !yield(r) {
+			return
+		}
+	}
+}
+
+// Range returns the entries of the shards from first up to, not including, last,
+// as [Set.All] has them.
+func (s *Set) Range(first, last int) iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		for i := first; i < last; i++ {
+			t := s.shards[i].Load()
+			for e := range t.all() {
+				if !yield(t.record(e)) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// Version returns a number that rises after each change of the shards from
+// first up to, not including, last. Who reads it and then their entries has
+// what he would find as long as it is the same.
+func (s *Set) Version(first, last int) (version uint64) {
+	for i := first; i < last; i++ {
+		version += s.versions[i].Load()
+	}
+	return version
 }
 
 // Bytes returns the memory that the entries take, free slots included.

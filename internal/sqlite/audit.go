@@ -1,14 +1,18 @@
 package sqlite
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
 
+const auditColumns = `time, event, actor, address, subject, session, position, reason, detail`
+
 // Audit implements [issuer.Reader].
 func (r *reader) Audit(q issuer.AuditQuery) ([]issuer.AuditEntry, error) {
+	if err := r.flush(); err != nil {
+		return nil, err
+	}
 	before, limit := int64(math.MaxInt64), -1
 	if q.Before != 0 {
 		before = int64(q.Before)
@@ -28,7 +32,7 @@ func (r *reader) Audit(q issuer.AuditQuery) ([]issuer.AuditEntry, error) {
 		args = append(args, int64(q.Position))
 	}
 	return all(r.c, scanAuditEntry,
-		`SELECT id, time, event, actor, address, subject, session, position, reason, detail FROM audit `+query+` ORDER BY id DESC LIMIT ?`,
+		`SELECT id, `+auditColumns+` FROM audit `+query+` ORDER BY id DESC LIMIT ?`,
 		append(args, limit)...)
 }
 
@@ -44,12 +48,5 @@ func (t *tx) AppendAudit(e issuer.AuditEntry) error {
 	if e.Position == 0 {
 		e.Position = t.last
 	}
-	_, err := t.c.exec(`
-		INSERT INTO audit (time, event, actor, address, subject, session, position, reason, detail)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		stamp(e.Time), e.Event, e.Actor, e.Address, e.Subject, e.Session, int64(e.Position), e.Reason, blob(e.Detail))
-	if err != nil {
-		return fmt.Errorf("append audit: %w", err)
-	}
-	return nil
+	return t.ledger.unwritten.auditEntry(t.c, &e)
 }

@@ -24,7 +24,7 @@ type conn struct {
 	// have ended the transaction on it, and a statement after that would
 	// commit by itself, so there is none.
 	failed error
-	wrote  bool // since begin
+	wrote  bool // since begin, what COMMIT has to keep
 }
 
 func connect(ctx context.Context, db *sql.DB) (*conn, error) {
@@ -81,7 +81,6 @@ func (c *conn) exec(query string, args ...any) (int, error) {
 	if c.failed != nil {
 		return 0, c.failed
 	}
-	c.wrote = true
 	s, err := c.prepare(query)
 	if err != nil {
 		return 0, c.judge(err)
@@ -91,6 +90,7 @@ func (c *conn) exec(query string, args ...any) (int, error) {
 		return 0, c.judge(err)
 	}
 	n, err := res.RowsAffected()
+	c.wrote = c.wrote || n > 0
 	return int(n), c.judge(err)
 }
 

@@ -91,14 +91,14 @@ func (t *tx) Restore(l issuer.Log, epochs []issuer.Epoch, records iter.Seq2[issu
 		if err != nil {
 			return err
 		}
-		table := "revocation"
+		into := &intoRevocation
 		if int64(r.Forget) < t.now.Unix() {
-			table = "revocation_archive"
+			into = &intoArchive
 			if r.Position > l.Pruned.Position {
 				l.Pruned = feed.Mark{Position: r.Position, Digest: r.Digest}
 			}
 		}
-		if err := t.insert(table, r); err != nil {
+		if err := into.write(t.c, appendRow(nil, &r)); err != nil {
 			return fmt.Errorf("restore record %d: %w", r.Position, err)
 		}
 	}

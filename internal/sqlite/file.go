@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/pressly/goose/v3"
@@ -58,7 +59,10 @@ func openFile(ctx context.Context, path string) (f file, err error) {
 		return f, err
 	}
 	shared := []string{"busy_timeout(5000)", "foreign_keys(ON)", "synchronous(" + flush + ")"}
-	if f.writer, err = open(path, "rw", append(shared, "journal_mode(WAL)", "journal_size_limit(67108864)")); err != nil {
+	// A page that many commits change is written to the file itself once for
+	// 16 MiB of the log, and the writer keeps as much of the file in memory.
+	large := []string{"wal_autocheckpoint(4096)", "cache_size(-16384)"}
+	if f.writer, err = open(path, "rw", slices.Concat(shared, large, []string{"journal_mode(WAL)", "journal_size_limit(67108864)"})); err != nil {
 		return f, err
 	}
 	if f.readers, err = open(path, "ro", shared); err != nil {

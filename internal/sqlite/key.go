@@ -3,6 +3,7 @@ package sqlite
 import (
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/quashdev/quash/internal/issuer"
@@ -18,6 +19,10 @@ func (r *reader) SigningKeys() ([]issuer.SigningKey, error) {
 	}, `SELECT id, algorithm, public, sealed, created, retired, withdrawn FROM signing_key ORDER BY created, id`)
 }
 
+// SigningKeys implements [issuer.Reader]. Every token that is issued asks for
+// them, and the ledger has them.
+func (t *tx) SigningKeys() ([]issuer.SigningKey, error) { return slices.Clone(t.ledger.keys), nil }
+
 // PutSigningKey implements [issuer.Tx].
 func (t *tx) PutSigningKey(k issuer.SigningKey) error {
 	_, err := t.c.exec(`
@@ -26,7 +31,7 @@ func (t *tx) PutSigningKey(k issuer.SigningKey) error {
 			created = excluded.created, retired = excluded.retired, withdrawn = excluded.withdrawn`,
 		k.ID, k.Algorithm, blob(k.Public), blob(k.Sealed), stamp(k.Created), stamp(k.Retired), k.Withdrawn)
 	if err == nil {
-		t.ledger.keys, err = t.SigningKeys()
+		t.ledger.keys, err = t.reader.SigningKeys()
 	}
 	if err != nil {
 		return fmt.Errorf("put signing key: %w", err)

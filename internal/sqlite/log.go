@@ -46,6 +46,9 @@ func scanLedger(row scanner) (l ledger, err error) {
 
 // save writes what the group changed of the log as a whole, and its id.
 func (l *ledger) save(c *conn) error {
+	if err := l.unwritten.flush(c); err != nil {
+		return err
+	}
 	_, err := c.exec(`UPDATE meta SET head = ?, digest = ?, pruned = ?, pruned_digest = ?, max_lifetime = ?, group_id = ?`,
 		int64(l.log.Head.Position), l.log.Head.Digest[:], int64(l.log.Pruned.Position), l.log.Pruned.Digest[:],
 		int64(l.log.MaxLifetime), int64(l.group))
@@ -89,6 +92,9 @@ func (r *reader) Records(after uint64, limit int) ([]revset.Record, feed.Mark, e
 	if err != nil {
 		return nil, feed.Mark{}, err
 	}
+	if err := r.flush(); err != nil {
+		return nil, feed.Mark{}, err
+	}
 	var list []revset.Record
 	err = r.c.each(func(rows *sql.Rows) error {
 		d, err := scanRecord(rows)
@@ -118,6 +124,9 @@ func (r *reader) MarkAt(position uint64) (feed.Mark, error) {
 	case position < l.Pruned.Position || position > l.Head.Position:
 		return feed.Mark{}, fmt.Errorf("position %d: the live log runs from %d to %d", position, l.Pruned.Position, l.Head.Position)
 	}
+	if err := r.flush(); err != nil {
+		return feed.Mark{}, err
+	}
 	d, err := one(r.c, scanRecord, selectRecord+`WHERE position = ?`, int64(position))
 	if errors.Is(err, issuer.ErrNotFound) {
 		err = fmt.Errorf("record %d of the log is missing", position)
@@ -127,6 +136,9 @@ func (r *reader) MarkAt(position uint64) (feed.Mark, error) {
 
 // Live implements [issuer.Reader].
 func (r *reader) Live(yield func(revset.Record) error) error {
+	if err := r.flush(); err != nil {
+		return err
+	}
 	return r.c.each(func(rows *sql.Rows) error {
 		d, err := scanRecord(rows)
 		if err != nil {
@@ -152,6 +164,9 @@ func scanRevocation(row scanner) (r issuer.Revocation, err error) {
 
 // History implements [issuer.Reader].
 func (r *reader) History(after uint64, limit int) ([]issuer.Revocation, error) {
+	if err := r.flush(); err != nil {
+		return nil, err
+	}
 	return all(r.c, scanRevocation, `
 		SELECT `+columns+` FROM revocation_archive WHERE position > ?1
 		UNION ALL SELECT `+columns+` FROM revocation WHERE position > ?1
@@ -168,9 +183,6 @@ func (t *tx) AppendRevocation(r issuer.Revocation) error {
 		return errors.New("append revocation: the log is full: no position is left")
 	}
 	mark := r.Seal(*l)
-	if err := t.insert("revocation", r); err != nil {
-		return fmt.Errorf("append revocation: %w", err)
-	}
 	if i, used := slices.BinarySearch(l.Claims, r.Claim); !used {
 		if _, err := t.c.exec(`INSERT INTO claim_name VALUES (?)`, r.Claim); err != nil {
 			return fmt.Errorf("append revocation: claim name: %w", err)
@@ -182,15 +194,13 @@ func (t *tx) AppendRevocation(r issuer.Revocation) error {
 	if t.first == 0 {
 		t.first = r.Position
 	}
-	return nil
+	return t.ledger.unwritten.revocation(t.c, &r)
 }
 
-// insert writes a sealed record into the live log or the archive.
-func (t *tx) insert(table string, r issuer.Revocation) error {
-	_, err := t.c.exec(`INSERT INTO `+table+` (`+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		int64(r.Position), r.Issuer, r.Claim, r.Value, int64(r.Before), r.NotBefore, r.Keep, stamp(r.Time),
+// appendRow appends the values of a sealed record to those of other rows.
+func appendRow(args []any, r *issuer.Revocation) []any {
+	return append(args, int64(r.Position), r.Issuer, r.Claim, r.Value, int64(r.Before), r.NotBefore, r.Keep, stamp(r.Time),
 		r.Event, r.Actor, r.Reason, r.Key[:], r.Forget, r.Digest[:])
-	return err
 }
 
 // SetMaxLifetime implements [issuer.Tx].
@@ -204,6 +214,9 @@ func (t *tx) SetMaxLifetime(d time.Duration) error {
 
 // pruneRecords moves records that nothing needs any more to the archive.
 func (t *tx) pruneRecords(now time.Time, limit int) (int, error) {
+	if err := t.flush(); err != nil {
+		return 0, err
+	}
 	const doomed = ` FROM revocation WHERE forget < ? ORDER BY forget, position LIMIT ?`
 	args := []any{now.Unix(), max(limit, 0)}
 	last, err := one(t.c, scanRevocation, `SELECT `+columns+` FROM (SELECT *`+doomed+`) ORDER BY position DESC LIMIT 1`, args...)

@@ -13,15 +13,24 @@ type reader struct {
 	c   *conn
 	now time.Time
 	log *issuer.Log // what Log answers; nil until it was read
+	// ledger has what the transaction appended and did not write yet; nil in a view.
+	ledger *ledger
 }
 
 // Now implements [issuer.Reader].
 func (r *reader) Now() time.Time { return r.now }
 
+// flush writes what reading the log or the audit has to find.
+func (r *reader) flush() error {
+	if r.ledger == nil {
+		return nil
+	}
+	return r.ledger.unwritten.flush(r.c)
+}
+
 // tx implements [issuer.Tx] for one op of the writer.
 type tx struct {
 	reader
-	ledger      *ledger
 	issuing     bool
 	first, last uint64 // positions appended
 }

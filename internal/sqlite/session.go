@@ -65,12 +65,18 @@ func (r *reader) Sessions(m issuer.Match, after string, limit int) ([]issuer.Ses
 
 // CountSessions implements [issuer.Reader].
 func (r *reader) CountSessions(m issuer.Match, now time.Time) (sessions, tokens int, err error) {
-	return r.count(m, "", now)
+	cond, _, args := where(m)
+	sessions, tokens, err = r.c.count(now, `SELECT tokens FROM session `+cond, args...)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count sessions: %w", err)
+	}
+	return sessions, tokens, nil
 }
 
-func (r *reader) count(m issuer.Match, except string, now time.Time) (sessions, tokens int, err error) {
-	cond, _, args := where(m)
-	err = r.c.each(func(rows *sql.Rows) error {
+// count counts the rows of a query for the tokens of sessions, and how many of
+// those expire after now.
+func (c *conn) count(now time.Time, query string, args ...any) (sessions, tokens int, err error) {
+	err = c.each(func(rows *sql.Rows) error {
 		var exps sql.RawBytes
 		if err := rows.Scan(&exps); err != nil {
 			return err
@@ -82,11 +88,8 @@ func (r *reader) count(m issuer.Match, except string, now time.Time) (sessions, 
 			}
 		}
 		return nil
-	}, `SELECT tokens FROM session `+cond+` AND +id <> ?`, append(args, except)...)
-	if err != nil {
-		return 0, 0, fmt.Errorf("count sessions: %w", err)
-	}
-	return sessions, tokens, nil
+	}, query, args...)
+	return sessions, tokens, err
 }
 
 // Oldest implements [issuer.Reader].
@@ -128,11 +131,10 @@ func (t *tx) PutSession(s issuer.Session) error {
 
 // EndSessions implements [issuer.Tx].
 func (t *tx) EndSessions(m issuer.Match, except string, now time.Time) (sessions, tokens int, err error) {
-	if sessions, tokens, err = t.count(m, except, now); err != nil || sessions == 0 {
-		return 0, 0, err
-	}
 	cond, _, args := where(m)
-	if _, err := t.c.exec(`DELETE FROM session `+cond+` AND +id <> ?`, append(args, except)...); err != nil {
+	sessions, tokens, err = t.c.count(now, `DELETE FROM session `+cond+` AND +id <> ? RETURNING tokens`, append(args, except)...)
+	t.c.wrote = t.c.wrote || err != nil || sessions > 0
+	if err != nil {
 		return 0, 0, fmt.Errorf("end sessions: %w", err)
 	}
 	return sessions, tokens, nil

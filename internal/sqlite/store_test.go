@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
@@ -230,37 +229,99 @@ func TestACallerWhoLeavesTheQueueChangesNothing(t *testing.T) {
 }
 
 // A full disk ends the transaction that met it, and with it the database
-// transaction of its whole group: the others must not suffer.
+// transaction of its whole group: the others must not suffer, whether the disk
+// is met by the function or by what writes for all of them at the end.
 func TestAFullDiskIsOnlyItsOwnersFailure(t *testing.T) {
+	large := strings.Repeat("x", 1<<20)
+	for name, fill := range map[string]func(issuer.Tx) error{
+		"in the function": func(tx issuer.Tx) error { return tx.PutAccount(issuer.Account{Subject: large}) },
+		"at the end":      func(tx issuer.Tx) error { return tx.AppendAudit(issuer.AuditEntry{Reason: large}) },
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { fullDisk(t, fill) }) })
+	}
+}
+
+func fullDisk(t *testing.T, fill func(issuer.Tx) error) {
+	s := open(t, ":memory:")
+	leave := make(chan struct{})
+	var working sync.WaitGroup
+	put := func(fn func(issuer.Tx) error) *error {
+		var err error
+		working.Go(func() { _, err = s.Update(t.Context(), fn) })
+		synctest.Wait() // for its place in the queue
+		return &err
+	}
+	var others []*error
+	others = append(others, put(func(issuer.Tx) error { <-leave; return nil }), put(revoke))
+	owner := put(func(tx issuer.Tx) error {
+		if err := errors.Join(revoke(tx), sqlite.FillDisk(tx)); err != nil {
+			return err
+		}
+		_ = fill(tx)
+		return nil // and so keeps silent about it
+	})
+	others = append(others, put(revoke))
+	close(leave)
+	working.Wait()
+	if *owner == nil || !strings.Contains((*owner).Error(), "full") {
+		t.Errorf("got %v, want that the disk is full", *owner)
+	}
+	for i, err := range others {
+		if *err != nil {
+			t.Errorf("other %d: got %v, want success", i, *err)
+		}
+	}
+	report, err := issuer.VerifyLog(t.Context(), s)
+	if err != nil || report.Checked != 2 || report.Break != nil {
+		t.Errorf("log: got %+v, %v, want the two records of the others", report, err)
+	}
+}
+
+// A function that fails after it wrote leaves nothing behind, and takes nothing
+// from those that came before and after it in one commit; what it was told rests
+// only on what was committed.
+func TestP2TogetherAFailureInAGroupIsItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, ":memory:")
-		leave := make(chan struct{})
-		var g errgroup.Group
-		put := func(fn func(issuer.Tx) error) {
-			g.Go(func() error {
-				_, err := s.Update(t.Context(), fn)
-				return err
+		leave, errOwn := make(chan struct{}), errors.New("own")
+		var working sync.WaitGroup
+		put := func(want error, fn func(issuer.Tx) error) {
+			working.Go(func() {
+				if _, err := s.Update(t.Context(), fn); !errors.Is(err, want) {
+					t.Errorf("got %v, want %v", err, want)
+				}
 			})
 			synctest.Wait() // for its place in the queue
 		}
-		put(func(issuer.Tx) error { <-leave; return nil })
-		put(revoke)
-		var full error
-		put(func(tx issuer.Tx) error {
-			if err := errors.Join(revoke(tx), sqlite.FillDisk(tx)); err != nil {
-				return err
+		account := func(name string, then error) func(issuer.Tx) error {
+			return func(tx issuer.Tx) error {
+				return errors.Join(tx.PutAccount(issuer.Account{Subject: name, Name: "n"}), revoke(tx), tx.AppendAudit(issuer.AuditEntry{Subject: name}), then)
 			}
-			full = tx.AppendAudit(issuer.AuditEntry{Time: tx.Now(), Reason: strings.Repeat("x", 1<<20)})
-			return nil // and so keeps silent about it
-		})
-		put(revoke)
+		}
+		put(nil, func(issuer.Tx) error { <-leave; return nil })
+		put(errOwn, account("first", errOwn))
+		put(nil, account("second", nil))
+		put(issuer.ErrExists, account("third", nil))
+		put(nil, revoke)
 		close(leave)
-		if err := g.Wait(); err == nil || !errors.Is(full, err) {
-			t.Errorf("got %v, want the failure behind %v", err, full)
+		working.Wait()
+		err := s.View(t.Context(), func(r issuer.Reader) error {
+			accounts, err := r.Accounts("", 10)
+			if len(accounts) != 1 || accounts[0].Subject != "second" {
+				t.Errorf("got %+v, want the second account alone", accounts)
+			}
+			entries, err2 := r.Audit(issuer.AuditQuery{})
+			if len(entries) != 1 || entries[0].Subject != "second" || entries[0].Position != 1 {
+				t.Errorf("got %+v, want the second's entry alone, of record 1", entries)
+			}
+			return errors.Join(err, err2)
+		})
+		if err != nil {
+			t.Error(err)
 		}
 		report, err := issuer.VerifyLog(t.Context(), s)
 		if err != nil || report.Checked != 2 || report.Break != nil {
-			t.Errorf("log: got %+v, %v, want the two records of the others", report, err)
+			t.Errorf("log: got %+v, %v, want two records", report, err)
 		}
 	})
 }

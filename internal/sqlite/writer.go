@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,10 +26,11 @@ type op struct {
 // ledger is what the writer knows without reading it. What its slices hold is
 // never changed in place, so a copy is a checkpoint, and others may read it.
 type ledger struct {
-	log     issuer.Log
-	keys    []issuer.SigningKey
-	nodes   []issuer.Node
-	recent  recent
+	log    issuer.Log
+	keys   []issuer.SigningKey
+	nodes  []issuer.Node
+	recent recent
+	unwritten
 	group   uint64 // id of the latest group tried
 	changed bool   // since the last commit, what Changed tells of
 }
@@ -119,19 +119,24 @@ func (s *Store) serve(group []*op) {
 	returned = true
 }
 
-// run commits the group, and what it can of it. Whatever the way, each op is
-// answered once.
+// run commits the group. Where one op cannot be undone alone, those before it,
+// itself, and those behind it are each a group: its error then rests on nothing
+// but what was committed, and no op runs more than twice for it. Whatever the
+// way, each op is answered once.
 func (s *Store) run(group []*op) {
 	defer s.tell()
-	retried := false
-	for len(group) > 0 {
+	for retried := false; len(group) > 0; retried = true {
 		began := time.Now()
 		broken, err := s.apply(group)
 		switch {
-		case broken >= 0: // and with it the transaction, for the others too
-			answer(group[broken:broken+1], err)
-			group = slices.Concat(group[:broken], group[broken+1:]) // serve's own stays whole
-			continue
+		case broken >= 0 && len(group) == 1:
+			answer(group, nil) // it has its error
+			return
+		case broken >= 0:
+			s.run(group[:broken])
+			s.run(group[broken : broken+1])
+			s.run(group[broken+1:])
+			return
 		case err == nil:
 			s.publish()
 			s.told(time.Since(began), len(group))
@@ -152,36 +157,38 @@ func (s *Store) run(group []*op) {
 			answer(group, fmt.Errorf("%w: %w", issuer.ErrUnknown, err))
 			return
 		}
-		retried = true
 	}
 }
 
 // errNotBegun marks a failure before any commit was tried: nothing changed.
-var errNotBegun = errors.New("sqlite: the transaction did not begin")
+var errNotBegun = errors.New("sqlite: no commit was tried, so nothing changed")
 
-// apply runs the group in one transaction and commits it. An op that broke
-// the transaction is named by its index, else that is -1. Any other error but
-// errNotBegun is the commit's, and ambiguous.
+// apply runs the group in one transaction and commits it. Where an op failed
+// and has to be undone, nothing is left of any, and broken is its index, else
+// that is -1; where it cannot be told whose the failure is, it is that of one in
+// the middle. Any other error but errNotBegun is the commit's, and ambiguous.
 func (s *Store) apply(group []*op) (broken int, err error) {
 	if err := s.start(); err != nil {
 		s.discard()
 		return -1, fmt.Errorf("%w: %w", errNotBegun, err)
 	}
+	before := s.state
 	for i, o := range group {
-		if err := s.step(o, len(group) == 1); err != nil {
-			s.discard()
-			return i, err
+		if !s.step(o) {
+			s.undo(before)
+			return i, nil
 		}
 	}
 	if !s.writer.wrote {
-		if s.writer.rollback() != nil {
-			s.discard()
-		}
+		s.undo(before)
 		return -1, nil
 	}
 	if err := s.state.save(s.writer); err != nil {
-		s.discard()
-		return -1, fmt.Errorf("%w: save the head: %w", errNotBegun, err)
+		s.undo(before)
+		if len(group) > 1 {
+			return len(group) / 2, nil
+		}
+		return -1, fmt.Errorf("%w: save what the log has: %w", errNotBegun, err)
 	}
 	return -1, s.commit(s.writer)
 }
@@ -196,36 +203,31 @@ func (s *Store) start() error {
 	return s.writer.begin("BEGIN IMMEDIATE")
 }
 
-// step runs one op behind a savepoint, which it does not need where it is alone:
-// apply rolls back what wrote nothing. An error of the function is the op's and
-// undoes the op alone; one that step returns has broken the transaction.
-func (s *Store) step(o *op, alone bool) error {
-	c, before, wrote := s.writer, s.state, s.writer.wrote
-	savepoint := func(query string) error {
-		if alone {
-			return nil
-		}
-		if err := c.control(query); err != nil {
-			return fmt.Errorf("%s: %w", query, err)
-		}
-		return nil
-	}
-	if err := savepoint("SAVEPOINT op"); err != nil {
-		return err
-	}
-	t := &tx{reader: reader{c: c, now: clock(), log: &s.state.log}, ledger: &s.state}
+// step runs one op and reports whether the transaction can go on: an op that
+// wrote nothing may fail.
+func (s *Store) step(o *op) bool {
+	c, wrote := s.writer, s.writer.wrote
+	c.wrote = false
+	t := &tx{reader: reader{c: c, now: clock(), log: &s.state.log, ledger: &s.state}}
 	o.err = s.call(o.fn, t)
 	if c.failed != nil {
-		return cmp.Or(o.err, c.failed)
+		o.err = cmp.Or(o.err, c.failed)
+		return false
 	}
-	if o.err != nil {
-		s.state, c.wrote = before, wrote
-		if err := savepoint("ROLLBACK TO op"); err != nil {
-			return err
-		}
+	if o.err != nil && c.wrote {
+		return false
 	}
 	o.commit = issuer.Commit{First: t.first, Last: t.last, Head: s.state.log.Head}
-	return savepoint("RELEASE op")
+	c.wrote = c.wrote || wrote
+	return true
+}
+
+// undo takes back all that the transaction did.
+func (s *Store) undo(before ledger) {
+	s.state = before
+	if s.writer.failed != nil || s.writer.rollback() != nil {
+		s.discard()
+	}
 }
 
 // call turns a panic of fn into an error, so that one caller's mistake does
