@@ -7,6 +7,8 @@ FUZZ    ?= 10s
 # Tools are built from the module proxy, once, at these versions.
 STATICCHECK := $(TOOLS)/staticcheck-v0.8.2
 GOFUMPT     := $(TOOLS)/gofumpt-v0.12.0
+GOVULNCHECK := $(TOOLS)/govulncheck-v1.8.0
+GOLANGCI    := $(TOOLS)/golangci-lint-v2.15.0
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +42,13 @@ lint: $(STATICCHECK) $(GOFUMPT) ## vet, staticcheck, gofumpt
 	@out=$$($(GOFUMPT) -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofumpt these files (make fmt does it):"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
 	$(STATICCHECK) ./...
+
+vuln: $(GOVULNCHECK) ## known vulnerabilities in what is called (asks vuln.go.dev)
+	$(GOVULNCHECK) ./...
+	cd quashgrpc && $(GOVULNCHECK) ./...
+
+golangci: $(GOLANGCI) ## a few linters more, as .golangci.yaml has them (takes minutes to build)
+	$(GOLANGCI) run ./...
 
 fmt: $(GOFUMPT) ## format every file
 	$(GOFUMPT) -w $$(git ls-files '*.go')
@@ -93,5 +102,11 @@ $(STATICCHECK):
 $(GOFUMPT):
 	GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt@v0.12.0 && mv $(TOOLS)/gofumpt $@
 
-.PHONY: help build demo test postgres lint fmt fuzz bench bench-compare bench-quick bench-peers model chaos mutants soak
+$(GOVULNCHECK):
+	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.8.0 && mv $(TOOLS)/govulncheck $@
+
+$(GOLANGCI):
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 && mv $(TOOLS)/golangci-lint $@
+
+.PHONY: help build demo test postgres lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-peers model chaos mutants soak
 .DEFAULT_GOAL := help

@@ -20,6 +20,7 @@ type bench struct {
 	sizes
 	progress *progress
 	points   []point  // for the plot
+	fates    []fate   // of revoked tokens
 	notes    []string // what was left out, and why
 }
 
@@ -44,6 +45,7 @@ type sizes struct {
 	entries     []int         // of sets that grow
 	logs        []int         // revocations that live, from few to many
 	population  int           // tokens that come at a small cache
+	life        time.Duration // of tokens beside a store that is restarted
 }
 
 var full = sizes{
@@ -72,6 +74,7 @@ var full = sizes{
 	entries:    []int{10_000, 100_000, 1_000_000, 10_000_000},
 	logs:       []int{1000, 10_000, 100_000, 1_000_000},
 	population: 20_000,
+	life:       time.Minute,
 }
 
 // candidate does something once a round and returns what it costs or gives.

@@ -38,6 +38,7 @@ var tiny = sizes{
 	entries:     []int{100, 1000},
 	logs:        []int{10, 100},
 	population:  50,
+	life:        4 * time.Second,
 }
 
 // Every candidate checks what it measures, so that a figure is never one of

@@ -54,6 +54,7 @@ var subjects = []subject{
 	{"tail", measureTail},
 	{"growth", measureGrowth},
 	{"cache", measureCache},
+	{"restart", measureRestart},
 }
 
 // own is measured beside floors.
@@ -92,7 +93,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if *compare {
+	if *compare || len(b.fates) > 0 {
 		result.Peers = peerVersions()
 	}
 	result.print(out)
@@ -120,7 +121,7 @@ func (b *bench) measure(chosen []subject) (*report, error) {
 		result.add(s.name, rows)
 		runtime.GC()
 	}
-	result.FanOut, result.Notes = b.points, b.notes
+	result.FanOut, result.Fates, result.Notes = b.points, b.fates, b.notes
 	return result, nil
 }
 

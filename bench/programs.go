@@ -20,6 +20,14 @@ type programs struct {
 	dir   string
 	owner *syscall.Credential // PostgreSQL refuses to be root; nil: who runs this
 	ends  []func()
+	last  *process
+}
+
+// process is a program that was started.
+type process struct {
+	*exec.Cmd
+	ended chan struct{}
+	again func() error
 }
 
 // startTimeout bounds how long a program may take to answer, or to end.
@@ -80,6 +88,7 @@ func (p *programs) start(who *syscall.Credential, network, address, program stri
 		defer close(ended)
 		_ = cmd.Wait()
 	}()
+	p.last = &process{cmd, ended, func() error { return p.start(who, network, address, program, args...) }}
 	p.ends = append(p.ends, func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		select {

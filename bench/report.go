@@ -84,6 +84,7 @@ type report struct {
 	Peers   []string `json:"peers,omitempty"` // and their versions
 	Rows    []row    `json:"rows"`
 	FanOut  []point  `json:"fan_out,omitempty"`
+	Fates   []fate   `json:"restart,omitempty"`
 	Notes   []string `json:"notes,omitempty"`
 }
 
@@ -173,7 +174,10 @@ func (r *report) print(out io.Writer) {
 		last = w
 	}
 	fmt.Fprintf(out, "%s, %s, %s\n\n", r.Machine, r.Go, r.Date)
-	align(out, cells)
+	if len(r.Rows) > 0 {
+		align(out, cells)
+	}
+	printFates(out, r.Fates)
 	for _, n := range r.Notes {
 		fmt.Fprintln(out, "\n"+n)
 	}

@@ -51,12 +51,16 @@ func newSigner(a jws.Algorithm) (*signer, error) {
 }
 
 func (s *signer) tokens(n int, head uint64) ([]string, error) {
+	return s.tokensFor(maxLifetime, n, head)
+}
+
+func (s *signer) tokensFor(lifetime time.Duration, n int, head uint64) ([]string, error) {
 	now := time.Now().Unix()
 	tokens := make([]string, n)
 	for i := range tokens {
 		t := jwt.NewWithClaims(jwt.GetSigningMethod(s.alg), jwt.MapClaims{
 			"iss": issuerURL, "sub": "u_" + random(), "aud": audience, "client_id": "web",
-			"iat": now, "exp": now + int64(maxLifetime/time.Second), "jti": random(), "sid": "s_" + random(), "rev": head,
+			"iat": now, "exp": now + int64(lifetime/time.Second), "jti": random(), "sid": "s_" + random(), "rev": head,
 		})
 		t.Header["typ"], t.Header["kid"] = "at+jwt", s.kid
 		var err error

@@ -75,6 +75,13 @@ func (a Admin) CreateAccount(ctx context.Context, n NewAccount) (Account, error)
 	return call[Account](ctx, a.client, a.request("POST", nil, n, "accounts"))
 }
 
+// ImportAccounts makes accounts that another system had, with the hashes of
+// their passwords; what it refuses of them is in the answer. Repeating a call
+// changes nothing more. Scope accounts.
+func (a Admin) ImportAccounts(ctx context.Context, r ImportRequest) (Imported, error) {
+	return call[Imported](ctx, a.client, a.request("POST", nil, r, "import"))
+}
+
 // DeleteAccount ends all that a subject has and deletes it. Scope accounts.
 func (a Admin) DeleteAccount(ctx context.Context, subject string, ch Change) (Effect, error) {
 	return call[Effect](ctx, a.client, a.request("DELETE", ch.query(), nil, "accounts", subject))

@@ -113,6 +113,40 @@ type NewAccount struct {
 	Claims   json.RawMessage `json:"claims,omitempty"`   // a JSON object, at most 4 KiB
 }
 
+// ImportRequest is the body of POST /v1/admin/import: 1 to 200 accounts, of
+// which at most 50 have a Password, and at most 64 KiB in all.
+type ImportRequest struct {
+	Accounts []ImportedAccount `json:"accounts"`
+	Update   bool              `json:"update,omitempty"` // change accounts that are there and differ
+}
+
+// ImportedAccount is an account as another system has it. What is left out is
+// the default in an account that is made, and stays in one that is there.
+type ImportedAccount struct {
+	Subject      string          `json:"subject,omitempty"`       // 1 to 128 visible ASCII characters; this or the name is required
+	Name         string          `json:"name,omitempty"`          // what it logs in with
+	Password     string          `json:"password,omitempty"`      // needs a name
+	PasswordHash string          `json:"password_hash,omitempty"` // in its place: bcrypt, or Argon2id or Argon2i in PHC form
+	Claims       json.RawMessage `json:"claims,omitempty"`        // a JSON object, at most 4 KiB
+	Deactivated  *bool           `json:"deactivated,omitempty"`
+}
+
+// Imported says what became of the accounts of an [ImportRequest].
+type Imported struct {
+	Created  int          `json:"created"`
+	Updated  int          `json:"updated"`
+	Same     int          `json:"same"` // were there, as the row says
+	Refused  []RefusedRow `json:"refused,omitempty"`
+	Position uint64       `json:"position"` // of the last revocation that updates made; 0 where there was none
+}
+
+// RefusedRow is an account of an import that was not imported, and why.
+type RefusedRow struct {
+	Row    int    `json:"row"` // in the order of the request, from 0
+	Code   Code   `json:"code"`
+	Detail string `json:"detail"`
+}
+
 // ClaimsRequest is the body of PUT /v1/admin/accounts/{subject}/claims.
 type ClaimsRequest struct {
 	Claims json.RawMessage `json:"claims"` // a JSON object, at most 4 KiB

@@ -18,7 +18,7 @@ import (
 func (p *program) account() *cobra.Command {
 	return p.remote(group(
 		"account", "Accounts, their claims and passwords",
-		p.accountCreate(), p.accountList(), p.accountShow(), p.accountPassword(), p.accountClaims(),
+		p.accountCreate(), p.accountImport(), p.accountList(), p.accountShow(), p.accountPassword(), p.accountClaims(),
 		p.accountEnd("deactivate", "End all that an account has and refuse its logins", client.Admin.Deactivate),
 		p.accountEnd("reactivate", "Allow logins again; what ended stays dead", client.Admin.Reactivate),
 		p.accountEnd("delete", "End all that an account has and delete it", client.Admin.DeleteAccount),

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"net/http"
 
 	"github.com/quashdev/quash/client"
@@ -39,6 +40,33 @@ func (a *API) createAccount(c *call) error {
 		return err
 	}
 	return c.reply(http.StatusCreated, account(made))
+}
+
+// importBody is [client.ImportRequest] before its accounts are looked at, one by
+// one.
+type importBody struct {
+	Accounts []json.RawMessage `json:"accounts"`
+	Update   bool              `json:"update,omitempty"`
+}
+
+func (a *API) importAccounts(c *call) error {
+	body, err := decode[importBody](c)
+	if err != nil {
+		return err
+	}
+	rows := make([]issuer.ImportedAccount, len(body.Accounts))
+	for n, text := range body.Accounts {
+		row, err := decodeObject[client.ImportedAccount]("an object", text)
+		if err != nil {
+			return invalid("accounts[%d]: %v", n, err)
+		}
+		rows[n] = issuer.ImportedAccount(row)
+	}
+	out, err := a.issuer.ImportAccounts(c.r.Context(), c.actor, rows, body.Update)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, imported(out))
 }
 
 func (a *API) account(c *call) error { return a.replyAccount(c, c.r.PathValue("subject")) }

@@ -67,6 +67,47 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
+func TestImport(t *testing.T) {
+	w := newWorld(t)
+	ctx, accounts := t.Context(), w.admin("accounts")
+	hash := "$2b$04$" + strings.Repeat("a", 53)
+	rows := []client.ImportedAccount{
+		{Subject: "u_1", Name: "ann", PasswordHash: hash, Claims: json.RawMessage(`{"tenant":"acme"}`)},
+		{Name: "bob", PasswordHash: "5f4dcc3b5aa765d61d8327deb882cf99"},
+		{Subject: "u_2", Deactivated: new(true)},
+	}
+	got := must(accounts.ImportAccounts(ctx, client.ImportRequest{Accounts: rows}))(t)
+	if got.Created != 2 || len(got.Refused) != 1 || got.Refused[0].Row != 1 || got.Refused[0].Code != client.CodeInvalid || got.Refused[0].Detail == "" {
+		t.Errorf("got %+v, want two made and the second row refused", got)
+	}
+	if a := must(accounts.AccountNamed(ctx, "ann"))(t); a.Subject != "u_1" || !a.HasPassword || string(a.Claims) != `{"tenant":"acme"}` {
+		t.Errorf("got %+v", a)
+	}
+	got = must(accounts.ImportAccounts(ctx, client.ImportRequest{Accounts: []client.ImportedAccount{{Subject: "u_2", Deactivated: new(false)}}, Update: true}))(t)
+	if got.Updated != 1 {
+		t.Errorf("got %+v, want one updated", got)
+	}
+	if strings.Contains(w.logged.String(), hash) {
+		t.Error("the log holds a hash")
+	}
+	do, before := w.listeners()["private"], must(accounts.Accounts(ctx, "", 0))(t)
+	h := http.Header{"Authorization": {"Bearer " + w.keys["accounts"]}, "Content-Type": {"application/json"}}
+	answer, text := do("POST", "/v1/admin/import", h, `{"accounts":[{"name":"x","name":"y"}]}`)
+	wrong(t, "a name twice in a row", answer, text, 400, client.CodeInvalid)
+	for _, bad := range []string{
+		`[]`, `[1]`, `["x"]`, `[null]`, `[{"name":"x","surprise":1}]`, `[{"NAME":"x"}]`, `[{"name":1}]`,
+		`[{"name":"x","deactivated":"yes"}]`, `[{"name":"x"},{"name":null}]`, `[` + strings.Repeat(`{"name":"x"},`, 200) + `{"name":"x"}]`,
+	} {
+		answer, text := do("POST", "/v1/admin/import", h, `{"accounts":`+bad+`}`)
+		if p := wrong(t, bad[:min(len(bad), 60)], answer, text, 400, client.CodeInvalid); !strings.HasPrefix(p.Detail, "accounts") {
+			t.Errorf("%.60s: the detail %q does not say where", bad, p.Detail)
+		}
+	}
+	if diff := cmp.Diff(before, must(accounts.Accounts(ctx, "", 0))(t)); diff != "" {
+		t.Errorf("wrong requests changed something:\n%s", diff)
+	}
+}
+
 func TestAccountChanges(t *testing.T) {
 	w := newWorld(t)
 	ctx, accounts := t.Context(), w.admin("accounts")

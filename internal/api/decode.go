@@ -32,9 +32,14 @@ func decode[T any](c *call) (body T, err error) {
 	if err != nil {
 		return body, err
 	}
+	return decodeObject[T]("the body", text)
+}
+
+// decodeObject is decode of an object that stands somewhere.
+func decodeObject[T any](where string, text []byte) (body T, err error) {
 	members, err := jws.Members(nil, text)
 	if err != nil {
-		return body, invalid("the body: want one JSON object with each name once, and nothing after it: %v", err)
+		return body, invalid("%s: want one JSON object with each name once, and nothing after it: %v", where, err)
 	}
 	fields, required := fieldsOf(reflect.ValueOf(&body).Elem())
 	for _, m := range members {
@@ -83,6 +88,10 @@ func wanted(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[json.RawMessage]():
 		return "an object"
+	case t == reflect.TypeFor[[]json.RawMessage]():
+		return "an array of objects"
+	case t == reflect.TypeFor[*bool]():
+		return "true or false"
 	case t.Kind() == reflect.Slice:
 		return "an array of strings"
 	case t.Kind() == reflect.Bool:

@@ -41,6 +41,14 @@ func account(a issuer.Account) client.Account {
 	}
 }
 
+func imported(out issuer.Imported) client.Imported {
+	shown := client.Imported{Created: out.Created, Updated: out.Updated, Same: out.Same, Position: out.Position}
+	for _, r := range out.Refused {
+		shown.Refused = append(shown.Refused, client.RefusedRow{Row: r.Row, Code: client.Code(r.Reason.Code), Detail: r.Reason.Detail})
+	}
+	return shown
+}
+
 func session(s issuer.Session) client.Session {
 	return client.Session{
 		ID: s.ID, Subject: s.Subject, Client: s.Client, Scope: s.Scope, Device: s.Device, Address: s.Address,

@@ -75,6 +75,7 @@ var privateRoutes = slices.Concat(both, []route{
 	{method: "PUT", path: "/v1/admin/accounts/{subject}/password", scope: issuer.ScopeAccounts, query: change, body: true, do: (*API).setPassword},
 	{method: "POST", path: "/v1/admin/accounts/{subject}/deactivate", scope: issuer.ScopeAccounts, query: change, do: (*API).deactivate},
 	{method: "POST", path: "/v1/admin/accounts/{subject}/reactivate", scope: issuer.ScopeAccounts, query: change, do: (*API).reactivate},
+	{method: "POST", path: "/v1/admin/import", scope: issuer.ScopeAccounts, body: true, do: (*API).importAccounts},
 
 	{method: "GET", path: "/v1/admin/accounts/{subject}/sessions", scope: issuer.ScopeSessions, do: (*API).sessions},
 	{method: "POST", path: "/v1/admin/accounts/{subject}/sessions", scope: issuer.ScopeSessions, body: true, do: (*API).openSession},

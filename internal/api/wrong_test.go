@@ -67,6 +67,7 @@ var good = map[string]string{
 	"POST /v1/logout":                            `{"refresh_token":"qr_x"}`,
 	"POST /v1/password":                          `{"refresh_token":"qr_x","old_password":"a","new_password":"b"}`,
 	"POST /v1/admin/accounts":                    `{"name":"bob"}`,
+	"POST /v1/admin/import":                      `{"accounts":[{"name":"bob"}],"update":true}`,
 	"PUT /v1/admin/accounts/{subject}/claims":    `{"claims":{}}`,
 	"PUT /v1/admin/accounts/{subject}/password":  `{"password":"correct horse battery"}`,
 	"POST /v1/admin/accounts/{subject}/sessions": `{"device":"phone"}`,

@@ -38,7 +38,7 @@ func (i *Issuer) CreateAccount(ctx context.Context, by Actor, n NewAccount) (Acc
 		return Account{}, err
 	}
 	if n.Password != "" {
-		if a.Password, err = i.newPassword(ctx, n.Password); err != nil {
+		if a.Password, err = i.newPassword(ctx, a.Name, n.Password); err != nil {
 			return Account{}, err
 		}
 	}
@@ -50,12 +50,16 @@ func (i *Issuer) CreateAccount(ctx context.Context, by Actor, n NewAccount) (Acc
 			return err
 		}
 		a.Created, a.Changed = tx.Now(), tx.Now()
-		if err := tx.PutAccount(a); err != nil {
-			return err
-		}
-		return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: accountCreated.Name, Actor: by.Name, Address: by.Address, Subject: a.Subject})
+		return insertAccount(tx, by, a)
 	})
 	return a, explain("account", err)
+}
+
+func insertAccount(tx Tx, by Actor, a Account) error {
+	if err := tx.PutAccount(a); err != nil {
+		return err
+	}
+	return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: accountCreated.Name, Actor: by.Name, Address: by.Address, Subject: a.Subject})
 }
 
 const maxName = 128 // octets

@@ -46,6 +46,7 @@ var (
 	loggedIn        = Event{Name: "login"}
 	sessionOpened   = Event{Name: "session_opened"}
 	accountCreated  = Event{Name: "account_created"}
+	accountNamed    = Event{Name: "account_named"}
 	apiKeyCreated   = Event{Name: "api_key_created"}
 	apiKeyReplaced  = Event{Name: "api_key_replaced"}
 	apiKeyDeleted   = Event{Name: "api_key_deleted"}

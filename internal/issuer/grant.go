@@ -195,25 +195,43 @@ func (i *Issuer) Login(ctx context.Context, r LoginRequest) (Grant, error) {
 	if err := i.limits.login(ctx, name, r.Address); err != nil {
 		return Grant{}, err
 	}
-	var a Account
+	for again := false; ; again = true {
+		a, outdated, err := i.checkLogin(ctx, name, r.Password)
+		if err != nil {
+			return Grant{}, err
+		}
+		g, err := i.openSession(ctx, User(r.Address), loggedIn, a.Subject, &a.Password, r.Device)
+		if errors.Is(err, errRehashed) && !again {
+			continue // another login may have renewed the hash of the same password
+		}
+		if err == nil && outdated {
+			i.renewHash(ctx, a, r.Password)
+		}
+		return g, err
+	}
+}
+
+// checkLogin returns the account that has the name and the password.
+func (i *Issuer) checkLogin(ctx context.Context, name, password string) (a Account, outdated bool, err error) {
 	err = i.store.View(ctx, func(rd Reader) (err error) {
 		a, err = rd.AccountNamed(name)
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		return Grant{}, explain("account", err)
+		return a, false, explain("account", err)
 	}
-	good, err := i.hashes.verify(ctx, r.Password, a.Password)
-	if err != nil {
-		return Grant{}, err
+	good, outdated, err := i.hashes.verify(ctx, password, a.Password)
+	if err == nil && (!good || a.Deactivated) {
+		err = errCredentials
 	}
-	if !good || a.Deactivated {
-		return Grant{}, errCredentials
-	}
-	return i.openSession(ctx, User(r.Address), loggedIn, a.Subject, &a.Password, r.Device)
+	return a, outdated, err
 }
 
 var errCredentials = refuse(CodeCredentials, "no account has this name and password")
+
+// errRehashed is errCredentials where the password was good for a hash that is
+// not the account's any more.
+var errRehashed = refuse(CodeCredentials, "%s", errCredentials.Detail)
 
 // OpenSession opens a session for a subject whose password the caller has
 // checked, or that needs none.
@@ -242,8 +260,10 @@ func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject str
 				return draft{}, errCredentials
 			case err != nil:
 				return draft{}, err
-			case checked != nil && (a.Deactivated || a.Password != *checked):
+			case checked != nil && a.Deactivated:
 				return draft{}, errCredentials
+			case checked != nil && a.Password != *checked:
+				return draft{}, errRehashed
 			case a.Deactivated:
 				return draft{}, refuse(CodeConflict, "the account is deactivated; reactivate it first")
 			}

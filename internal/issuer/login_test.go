@@ -283,3 +283,73 @@ func TestPasswordsAreStoredHashed(t *testing.T) {
 		t.Errorf("stored as %.40q, want %q and so on", a.Password, want)
 	}
 }
+
+// The rules of NIST SP 800-63B-4, section 3.1.1.2, and of ASVS 5.0, section 6.2,
+// for a password that stands alone.
+func TestPasswordRules(t *testing.T) {
+	h := open(t, func(c *issuer.Config) { c.Issuer = "https://login.examplebank.test:8443" })
+	h.account(issuer.NewAccount{Subject: subject, Name: "ada.lovelace@mail.test"})
+	try := func(password string) error {
+		_, err := h.SetPassword(t.Context(), admin, issuer.Target{Subject: subject}, password)
+		return err
+	}
+	good := func(t *testing.T, all ...string) {
+		t.Helper()
+		for _, p := range all {
+			if err := try(p); err != nil {
+				t.Errorf("%.40q: refused: %v", p, err)
+			}
+		}
+	}
+	bad := func(t *testing.T, why string, all ...string) {
+		t.Helper()
+		for _, p := range all {
+			if err := try(p); issuer.CodeOf(err) != issuer.CodePassword || !strings.Contains(err.Error(), why) {
+				t.Errorf("%.40q: got %v, want it refused, saying %q", p, err, why)
+			}
+		}
+	}
+	phrase := "correct horse battery staple "
+	t.Run("a minimum of 15 characters", func(t *testing.T) {
+		bad(t, "too short: use 15", "kq8vj2mzx0wt4r", "")
+		good(t, "kq8vj2mzx0wt4rp")
+	})
+	t.Run("64 characters and more, each code point one, and a bound", func(t *testing.T) {
+		good(t, strings.Repeat("🐘🦒🦓🦍🐆🐅🐃🐂🐄🐎🐖🐏🐑🐐🐕🐈", 4), strings.Repeat(phrase, 36)[:1024])
+		bad(t, "more than 1024 octets", strings.Repeat(phrase, 36)[:1025])
+	})
+	t.Run("all printing characters, blanks and Unicode", func(t *testing.T) {
+		good(t, ` !"#$%&'()*+,-./:;<=>?@[\]^_`+"`{|}~ ", "пароль из слов и ещё", "十五文字以上の長い合言葉をここに置く")
+	})
+	t.Run("no rules of composition", func(t *testing.T) {
+		good(t, "onlylowercaseletters", "kqvjmzxwtrpbncd", "847201936455018")
+	})
+	t.Run("common passwords are refused, as a whole", func(t *testing.T) {
+		bad(t, "among the first that attackers try", "passwordpassword", "Password1234567")
+		good(t, "my password is a long one")
+	})
+	t.Run("words of the account and the service are refused", func(t *testing.T) {
+		bad(t, "the account's name or the server's",
+			"ada.lovelace@mail.test", "AdaLovelace1815", "lovelace-ada-2026!", "examplebank2026!", "Login ExampleBank", "adalovelaceexamplebank")
+		good(t, "ada likes punched cards")
+	})
+	t.Run("the whole is checked, nothing is cut off", func(t *testing.T) {
+		long := strings.Repeat(phrase, 36)[:1023]
+		good(t, long+"a")
+		_, err := h.login("ada.lovelace@mail.test", long+"b")
+		h.refused("another last octet", err, issuer.CodeCredentials)
+		if _, err := h.login("ada.lovelace@mail.test", long+"a"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("no change is forced by time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := open(t)
+			h.account(issuer.NewAccount{Name: "ada", Password: password})
+			time.Sleep(10 * 365 * 24 * time.Hour)
+			if _, err := h.login("ada", password); err != nil {
+				t.Errorf("after ten years: %v", err)
+			}
+		})
+	})
+}

@@ -1,10 +1,12 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
+	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -67,50 +69,94 @@ func (g *hashGate) run(ctx context.Context, fn func() error) error {
 }
 
 // verify compares a password with a hash, and against nobody's where there is
-// none, so that both take the same time.
-func (g *hashGate) verify(ctx context.Context, password, hash string) (good bool, err error) {
-	against := hash
-	if hash == "" {
-		against = g.dummy
+// none, so that both take the same time. Outdated says that the password is
+// good, and that a hash of it made now would be another.
+//
+// Of what was typed the normal form counts. An imported hash may be of another
+// form, which some keyboards give, so that is tried, too.
+func (g *hashGate) verify(ctx context.Context, password, hash string) (good, outdated bool, err error) {
+	against, err := parseHash(cmp.Or(hash, g.dummy))
+	if err != nil {
+		return false, false, fmt.Errorf("the stored hash of a password: %v", err) // the caller sent none
 	}
 	if len(password) > maxPassword {
 		password = ""
 	}
+	outdated = !against.current
 	err = g.run(ctx, func() error {
-		good, err = argon2id.ComparePasswordAndHash(norm.NFC.String(password), against)
-		return err
+		normal := norm.NFC.String(password)
+		if good = against.matches(normal); !good && normal != password {
+			good, outdated = against.matches(password), true
+		}
+		return nil
 	})
-	return good && hash != "", err
+	good = good && hash != ""
+	return good, good && outdated, err
 }
 
 // PasswordHashes returns how many passwords were hashed or checked since the
 // start.
 func (i *Issuer) PasswordHashes() int64 { return i.hashes.done.Load() }
 
-// newPassword checks a new password and hashes it.
-func (i *Issuer) newPassword(ctx context.Context, password string) (hash string, err error) {
-	if err := checkPassword(password); err != nil {
+// newPassword checks a new password of the account with a name and hashes it.
+func (i *Issuer) newPassword(ctx context.Context, name, password string) (hash string, err error) {
+	if err := i.checkPassword(name, password); err != nil {
 		return "", err
 	}
-	err = i.hashes.run(ctx, func() error {
+	return i.hashes.hash(ctx, password)
+}
+
+func (g *hashGate) hash(ctx context.Context, password string) (hash string, err error) {
+	err = g.run(ctx, func() error {
 		hash, err = argon2id.CreateHash(norm.NFC.String(password), &hashing)
 		return err
 	})
 	return hash, err
 }
 
-// checkPassword asks for length, and refuses what everybody tries first. It
-// asks for no kinds of characters (NIST SP 800-63B-4, section 3.1.1.2).
-func checkPassword(password string) error {
-	switch {
-	case len(password) > maxPassword || !utf8.ValidString(password):
+// checkPassword asks for length, and refuses what everybody tries first, or
+// tries first for this account. It asks for no kinds of characters (NIST SP
+// 800-63B-4, section 3.1.1.2).
+func (i *Issuer) checkPassword(name, password string) error {
+	if len(password) > maxPassword || !utf8.ValidString(password) {
 		return refuse(CodePassword, "the password has more than %d octets, or is not UTF-8", maxPassword)
-	case utf8.RuneCountInString(norm.NFC.String(password)) < minPassword:
+	}
+	normal := norm.NFC.String(password)
+	folded := strings.ToLower(normal)
+	switch {
+	case utf8.RuneCountInString(normal) < minPassword:
 		return refuse(CodePassword, "the password is too short: use %d characters or more; a few words do", minPassword)
-	case common(strings.ToLower(password)):
+	case common(folded):
 		return refuse(CodePassword, "the password is among the first that attackers try; choose another")
+	case made(folded, append(words(name), i.ownWords()...)):
+		return refuse(CodePassword, "the password is made of the account's name or the server's; choose another")
 	}
 	return nil
+}
+
+// ownWords are those of the host that the issuer is named by.
+func (i *Issuer) ownWords() []string {
+	if at, err := url.Parse(i.cfg.Issuer); err == nil && at.Hostname() != "" {
+		return words(at.Hostname())
+	}
+	return words(i.cfg.Issuer)
+}
+
+// words are the parts of a name that are long enough to mean something.
+func words(name string) []string {
+	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return !unicode.IsLetter(r) })
+	return slices.DeleteFunc(parts, func(w string) bool { return utf8.RuneCountInString(w) < 3 })
+}
+
+// made reports whether all the letters of a password are those of the words,
+// whatever digits and signs are between and around them.
+func made(password string, of []string) bool {
+	slices.SortFunc(of, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	rest := password
+	for _, word := range of {
+		rest = strings.ReplaceAll(rest, word, " ")
+	}
+	return rest != password && !strings.ContainsFunc(rest, unicode.IsLetter)
 }
 
 //go:embed commonpasswords/list.txt
@@ -206,21 +252,21 @@ func (i *Issuer) checkChange(ctx context.Context, a Account, r PasswordChange) (
 	if err := i.limits.login(ctx, a.Name, r.Refresh.Address); err != nil {
 		return false, "", err
 	}
-	if err := checkPassword(r.New); err != nil {
+	if err := i.checkPassword(a.Name, r.New); err != nil {
 		return false, "", err
 	}
-	good, err := i.hashes.verify(ctx, r.Old, a.Password)
+	good, _, err := i.hashes.verify(ctx, r.Old, a.Password)
 	if err != nil {
 		return false, "", err
 	}
 	if !good {
-		changed, err = i.hashes.verify(ctx, r.New, a.Password)
+		changed, _, err = i.hashes.verify(ctx, r.New, a.Password)
 		if err == nil && !changed {
 			err = refuse(CodeCredentials, "the old password is wrong")
 		}
 		return changed, "", err
 	}
-	hash, err = i.newPassword(ctx, r.New)
+	hash, err = i.newPassword(ctx, a.Name, r.New)
 	return false, hash, err
 }
 
@@ -248,7 +294,11 @@ func (i *Issuer) replacePassword(ctx context.Context, p presented, checked Accou
 
 // SetPassword sets a subject's password for it and ends all that it has.
 func (i *Issuer) SetPassword(ctx context.Context, by Actor, t Target, password string) (Effect, error) {
-	hash, err := i.newPassword(ctx, password)
+	a, err := i.Account(ctx, t.Subject)
+	if err != nil {
+		return Effect{}, err
+	}
+	hash, err := i.newPassword(ctx, a.Name, password)
 	if err != nil {
 		return Effect{}, err
 	}
@@ -259,4 +309,24 @@ func (i *Issuer) SetPassword(ctx context.Context, by Actor, t Target, password s
 		a.Password = hash
 		return nil
 	})
+}
+
+// renewHash puts a hash made now in place of the outdated one that a login was
+// checked against. It is the same password, so nothing is revoked; and one that
+// was changed meanwhile stays. Where it fails, the next login does it.
+func (i *Issuer) renewHash(ctx context.Context, checked Account, password string) {
+	hash, err := i.hashes.hash(ctx, password)
+	if err == nil {
+		_, err = i.store.Update(ctx, func(tx Tx) error {
+			a, err := tx.Account(checked.Subject)
+			if err != nil || a.Password != checked.Password {
+				return err
+			}
+			a.Password = hash
+			return tx.PutAccount(a)
+		})
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		i.cfg.Logger.Warn("the hash of a password is still the imported one; the next login renews it", "subject", checked.Subject, "error", err)
+	}
 }
