@@ -35,6 +35,7 @@ type entry struct {
 	few        [6]revset.Key // where keys stands unless they are more
 
 	claims Claims
+	origin *origin   // who made it; nil: Quash itself
 	one    [1]string // where claims.Audience stands unless it is more
 	hash   uint64
 }

@@ -11,15 +11,19 @@ import (
 
 // Claims are the claims of a token that a [Verifier] accepted. Verify returns
 // the same Claims for the same token to everyone: they must not be changed.
+//
+// Where [Config.Issuers] has others, a subject, a client or a session is one only
+// together with its issuer. Of their tokens, what is not there is empty or zero,
+// and Revision is 0.
 type Claims struct {
-	Issuer   string    // iss
+	Issuer   string    // iss, or the [Issuer] Name of a token without one
 	Subject  string    // sub
 	Client   string    // client_id
 	Session  string    // sid; empty in a token that a client has for itself
 	ID       string    // jti
 	Audience []string  // aud, one member or more
 	IssuedAt time.Time // iat
-	Expires  time.Time // exp: from this moment on the token is dead
+	Expires  time.Time // exp, or Issuer.Until where that is sooner: from this moment on the token is dead
 	Revision uint64    // rev: head of the log when the token was issued
 
 	token    string // with the claims behind it, in the same memory

@@ -38,6 +38,9 @@ type Config struct {
 	// Issuer, if set, is the only issuer that the node may serve: where it
 	// serves another, Open fails. Empty: the node's, whichever it is.
 	Issuer string
+	// Issuers are others whose tokens are accepted too, at most 16. Their
+	// tokens have an audience of their own; Claims.Issuer tells whose one is.
+	Issuers []Issuer
 	// Name is what people call this verifier, 1 to 64 visible ASCII
 	// characters. Empty: the host's name.
 	Name string
@@ -66,7 +69,8 @@ type Config struct {
 	// Logger gets a record at each change of state. Nil: none.
 	Logger *slog.Logger
 
-	clock lease.Clock // nil: the machine's
+	clock        lease.Clock       // nil: the machine's
+	keyTransport http.RoundTripper // to fetch issuers' keys; nil: the network
 }
 
 // complete checks c, fills in the defaults, and returns the feed's addresses

@@ -24,6 +24,11 @@
 // one of its claims and came after the token was issued; claim rev says when
 // that was, as a position of the node's log, so that no clock takes part.
 //
+// [Config.Issuers] names others whose tokens are accepted beside: an identity
+// provider's, or for a while those that an application made with a secret of its
+// own before it came to Quash. They say nothing of the log, so revocations name
+// them by their iat; see [Issuer].
+//
 // # Leases
 //
 // A verifier may rely on its revocations for as long as its lease lasts: 30
@@ -44,5 +49,6 @@
 // client that is told to keep its token and to come back has a token that is
 // worth keeping. One exception: while the verifier is stale, a key that it does
 // not know may be one that it has not heard of, and is [ErrStale]. A verifier without keys and revocations can tell nothing, and
-// answers [ErrNotReady].
+// answers [ErrNotReady]; so does one that could not fetch the keys of
+// another issuer yet, of that issuer's tokens.
 package quash

@@ -1,6 +1,7 @@
 package quash
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/quashdev/quash/internal/lease"
@@ -31,6 +32,9 @@ func StepNode(v *Verifier, by time.Duration) {
 
 // SetClock gives a verifier of c another clock than the machine's.
 func SetClock(c *Config, clock lease.Clock) { c.clock = clock }
+
+// SetKeyTransport has a verifier of c fetch issuers' keys over rt.
+func SetKeyTransport(c *Config, rt http.RoundTripper) { c.keyTransport = rt }
 
 // EndLease ends what the verifier was granted, without a node. The function
 // that it returns grants it a lease from now.

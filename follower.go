@@ -52,7 +52,8 @@ func (s stopping) Unwrap() error { return s.error }
 var errSilent = errors.New("no word from the node for too long")
 
 // follower keeps a verifier's state in step with the feed of one node at a
-// time. Its run is the only writer of state; forget shares the set with it.
+// time. Its run is the only writer of state, but for the keys of other issuers;
+// forget shares the set with it.
 type follower struct {
 	config  Config
 	nodes   round
@@ -67,6 +68,9 @@ type follower struct {
 
 	sessions sync.WaitGroup
 	writing  sync.Mutex // guards the writer's side of the set in state
+
+	publishing sync.Mutex // held by who puts another state in the place of the present
+	foreign    []*origin  // what the next state has; never changed in place
 
 	mu        sync.Mutex // guards what follows
 	opening   bool       // nothing was sent to started yet
@@ -101,9 +105,10 @@ type bookmark struct {
 	feed.Mark
 }
 
-func (f *follower) init(c Config, addresses []*url.URL, w *watches) {
+func (f *follower) init(c Config, addresses []*url.URL, issuers []*origin, w *watches) {
 	transport := &http.Transport{TLSClientConfig: c.TLS.Clone(), DialContext: c.Dial, Protocols: new(http.Protocols)}
 	transport.Protocols.SetHTTP1(true)
+	f.foreign = issuers
 	f.config, f.nodes, f.watches, f.log = c, newRound(addresses), w, c.Logger.With("verifier", c.Name)
 	f.client = &http.Client{
 		Transport:     transport,
@@ -118,6 +123,13 @@ func (f *follower) init(c Config, addresses []*url.URL, w *watches) {
 	f.announced = "it has not begun yet"
 	f.skew = "the node's clock is not known yet"
 	f.suspect("it has not caught up with the log yet")
+}
+
+// issuers returns the others whose tokens are accepted, as they are now.
+func (f *follower) issuers() []*origin {
+	f.publishing.Lock()
+	defer f.publishing.Unlock()
+	return f.foreign
 }
 
 func (f *follower) now() time.Time { return time.Unix(0, f.config.clock().Wall) }
@@ -200,9 +212,18 @@ func (f *follower) header() http.Header {
 	return h
 }
 
-// publish makes st what the verifier knows. Where that differs from before, a
-// new generation begins.
+// publish makes st what the verifier knows, with the keys that other issuers
+// have now.
 func (f *follower) publish(st *state) {
+	f.publishing.Lock()
+	defer f.publishing.Unlock()
+	f.replace(st)
+}
+
+// replace puts st in the place of the present state. Where the two differ, a new
+// generation begins. The caller holds publishing.
+func (f *follower) replace(st *state) {
+	st.foreign = f.foreign
 	generation := uint64(1)
 	if old := f.state.Load(); old != nil {
 		if old.same(st) {

@@ -27,6 +27,8 @@ type Status struct {
 	LeaseUntil   time.Time `json:"lease_until,omitzero"` // when its lease ends, or ended
 	Spells       int       `json:"spells"`               // how often it became stale
 
+	Issuers []IssuerStatus `json:"issuers,omitempty"` // others whose tokens are accepted, as Config.Issuers has them
+
 	TolerantRoutes   int     `json:"tolerant_routes"`   // that accept tokens for some time while it is stale; see AcceptStale
 	ToleranceSeconds float64 `json:"tolerance_seconds"` // the longest such time
 	AcceptedStale    uint64  `json:"accepted_stale"`    // requests that such routes accepted while it was stale
@@ -35,10 +37,23 @@ type Status struct {
 	accepting bool          // there are routes, or might be, that accept tokens
 }
 
+// IssuerStatus says how a verifier stands with another issuer than its node.
+type IssuerStatus struct {
+	Name    string    `json:"name"`
+	Ready   bool      `json:"ready"`             // its tokens can be checked; they answer ErrNotReady else
+	Keys    int       `json:"keys"`              // that it has; 0 with a secret
+	Fetched time.Time `json:"fetched,omitzero"`  // when the keys at its JWKS were last fetched
+	Failure string    `json:"failure,omitempty"` // why they could not be, the last time; the last good ones are in use
+	Until   time.Time `json:"until,omitzero"`    // when its secret is accepted no more
+}
+
 // Status returns how the verifier stands now.
 func (v *Verifier) Status() Status {
 	s := Status{Plaintext: v.exposed, AcceptedStale: v.borne.Load()}
 	v.follower.status(&s)
+	for _, o := range v.follower.issuers() {
+		s.Issuers = append(s.Issuers, o.status())
+	}
 	st := v.follower.state.Load()
 	if st == nil {
 		return s
@@ -80,6 +95,9 @@ func (v *Verifier) Health() http.Handler {
 //	quash_verifier_position              position of the log that it has applied
 //	quash_verifier_revocations           revocations that live
 //	quash_verifier_accepted_stale_total  requests accepted while it was stale
+//	quash_verifier_issuers               other issuers whose tokens it accepts
+//	quash_verifier_issuers_ready         those of them whose keys it has
+//	quash_verifier_issuers_failing       those of them whose keys could not be fetched the last time
 func (v *Verifier) Metrics() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		s := v.Status()
@@ -96,10 +114,21 @@ func (v *Verifier) Metrics() http.Handler {
 			{"position", "gauge", "Position of the log that the verifier has applied.", s.Position},
 			{"revocations", "gauge", "Revocations that live.", s.Revocations},
 			{"accepted_stale_total", "counter", "Requests accepted while the verifier was stale.", s.AcceptedStale},
+			{"issuers", "gauge", "Other issuers whose tokens the verifier accepts.", len(s.Issuers)},
+			{"issuers_ready", "gauge", "Other issuers whose keys the verifier has.", s.issuers(func(i IssuerStatus) bool { return i.Ready })},
+			{"issuers_failing", "gauge", "Other issuers whose keys could not be fetched the last time.", s.issuers(func(i IssuerStatus) bool { return i.Failure != "" })},
 		} {
 			fmt.Fprintf(w, "# HELP quash_verifier_%[1]s %[2]s\n# TYPE quash_verifier_%[1]s %[3]s\nquash_verifier_%[1]s %[4]v\n", m.name, m.help, m.kind, m.value)
 		}
 	})
+}
+
+// issuers counts those of which a statement is true.
+func (s *Status) issuers(holds func(IssuerStatus) bool) (n int) {
+	for _, i := range s.Issuers {
+		n += bit(holds(i))
+	}
+	return n
 }
 
 func bit(b bool) int {

@@ -86,8 +86,8 @@ func TestMetrics(t *testing.T) {
 		request(h, n.token(nil))
 		want("past the lease", "ready 1", "stale 1", "stale_total 1", "lease_seconds 0", "accepted_stale_total 1")
 		text := get(v.Metrics()).Body.String()
-		if got := strings.Count(text, "# HELP "); got != 8 || strings.Count(text, "# TYPE ") != 8 || !strings.Contains(text, "# TYPE quash_verifier_stale_total counter\n") {
-			t.Errorf("want 8 metrics, each with help and type:\n%s", text)
+		if got := strings.Count(text, "# HELP "); got != 11 || strings.Count(text, "# TYPE ") != 11 || !strings.Contains(text, "# TYPE quash_verifier_stale_total counter\n") {
+			t.Errorf("want 11 metrics, each with help and type:\n%s", text)
 		}
 	})
 	if text := get(new(quash.Verifier).Metrics()).Body.String(); !strings.Contains(text, "quash_verifier_ready 0\n") {

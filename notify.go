@@ -177,7 +177,7 @@ func (r *watches) killed(records []revset.Record) []*watch {
 	var killed []*watch
 	for i := range records {
 		for _, p := range r.byKey[records[i].Key] {
-			if p.watch.entry.claims.Revision < records[i].Before {
+			if p.watch.entry.killedBy(records[i].Before, records[i].NotBefore) {
 				killed = append(killed, p.watch)
 			}
 		}

@@ -220,6 +220,9 @@ func (s *session) readHello(body []byte) (*state, error) {
 	case h.MaxLifetime <= 0 || h.MaxLifetime > int64(maxLifetime/time.Second):
 		return nil, fmt.Errorf("a longest lifetime of %d seconds", h.MaxLifetime)
 	}
+	if err := known(h, s.issuers()); err != nil {
+		return nil, err
+	}
 	if st.audience == "" {
 		st.audience = h.Issuer
 	}

@@ -35,12 +35,14 @@ type state struct {
 	issuer     string
 	audience   string
 	lifetime   time.Duration // the longest of the issuer's tokens
+	foreign    []*origin     // other issuers
 }
 
 // same says whether o differs from st in nothing but its generation.
 func (st *state) same(o *state) bool {
 	return st.set == o.set && st.issuer == o.issuer && st.audience == o.audience && st.lifetime == o.lifetime &&
-		bytes.Equal(st.secret, o.secret) && bytes.Equal(st.keysText, o.keysText) && slices.Equal(st.names, o.names)
+		bytes.Equal(st.secret, o.secret) && bytes.Equal(st.keysText, o.keysText) && slices.Equal(st.names, o.names) &&
+		slices.Equal(st.foreign, o.foreign)
 }
 
 // errUnknownKey says that a token names a key that the verifier does not have. It
@@ -85,25 +87,26 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 func (st *state) verify(token string, now time.Time) (*entry, error) {
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	if err := st.authenticate(s, token); err != nil {
+	o, err := st.identify(s, token)
+	if err != nil {
 		return nil, err
 	}
-	e := &entry{generation: st.generation}
+	e := &entry{generation: st.generation, origin: o}
 	e.position.Store(nowhere)
 	e.claims.Audience = e.one[:0]
 	s.begin(token)
 	e.claims.token = s.text.String()
-	if err := st.read(s, &e.claims); err != nil {
+	if err := st.read(s, &e.claims, o); err != nil {
 		return nil, err
 	}
 	notBefore, err := notBefore(s.members)
 	if err != nil {
 		return nil, err
 	}
-	if err := st.check(&e.claims, notBefore, now); err != nil {
+	if err := st.judge(s, &e.claims, o, notBefore, now); err != nil {
 		return nil, err
 	}
-	if e.keys, err = st.revocationKeys(s, e.few[:0]); err != nil {
+	if e.keys, err = st.revocationKeys(s, o, e.few[:0]); err != nil {
 		return nil, err
 	}
 	e.expires = e.claims.Expires.UnixNano()
@@ -138,9 +141,10 @@ func (st *state) authenticate(s *scratch, token string) error {
 
 // read takes the claims out of the payload. A claim that is missing is left
 // zero, which check refuses, or is seen here: but for sid, which the tokens that
-// clients have for themselves lack.
-func (st *state) read(s *scratch, c *Claims) error {
-	revision := false
+// clients have for themselves lack. The rev of another issuer's token means
+// nothing.
+func (st *state) read(s *scratch, c *Claims, o *origin) error {
+	revision := o != nil
 	for _, m := range s.members {
 		ok := true
 		switch m.Name {
@@ -152,7 +156,7 @@ func (st *state) read(s *scratch, c *Claims) error {
 			c.Client, ok = s.keep(m.Value)
 		case "sid":
 			c.Session, ok = s.keep(m.Value)
-			ok = ok && c.Session != ""
+			ok = ok && (c.Session != "" || o != nil)
 		case "jti":
 			c.ID, ok = s.keep(m.Value)
 		case "aud":
@@ -162,8 +166,10 @@ func (st *state) read(s *scratch, c *Claims) error {
 		case "exp":
 			c.Expires, ok = instant(m.Value)
 		case "rev":
-			c.Revision, ok = position(m.Value)
-			revision = ok
+			if o == nil {
+				c.Revision, ok = position(m.Value)
+				revision = ok
+			}
 		}
 		if !ok {
 			return invalid("claim " + m.Name + " is not of its type")
@@ -175,7 +181,17 @@ func (st *state) read(s *scratch, c *Claims) error {
 	return nil
 }
 
-// check judges the claims of a token whose signature is good.
+// judge judges the claims of a token that o made, nil standing for Quash itself.
+func (st *state) judge(s *scratch, c *Claims, o *origin, notBefore, now time.Time) error {
+	if o == nil {
+		return st.check(c, notBefore, now)
+	}
+	err := o.check(s, c, notBefore, now)
+	o.finish(c)
+	return err
+}
+
+// check judges the claims of a token of the log's own issuer.
 func (st *state) check(c *Claims, notBefore, now time.Time) error {
 	latest := now.Add(clockLeeway)
 	switch {
@@ -199,9 +215,16 @@ func (st *state) check(c *Claims, notBefore, now time.Time) error {
 // token: one for each value of each claim that any record names. A number that
 // cannot be told from its neighbours leaves in doubt what names it, which
 // refuses.
-func (st *state) revocationKeys(s *scratch, keys []revset.Key) ([]revset.Key, error) {
-	if st.revocable(kidClaim) {
-		keys = append(keys, revset.KeyOf(st.secret, st.issuer, kidClaim, s.token.Header.KeyID))
+func (st *state) revocationKeys(s *scratch, o *origin, keys []revset.Key) ([]revset.Key, error) {
+	issuer, kid := st.issuer, s.token.Header.KeyID
+	if o != nil {
+		issuer, kid = o.Name, o.signer(s.token.Header)
+		if s.claim(issClaim) == nil && st.revocable(issClaim) {
+			keys = append(keys, revset.KeyOf(st.secret, issuer, issClaim, issuer))
+		}
+	}
+	if kid != "" && st.revocable(kidClaim) {
+		keys = append(keys, revset.KeyOf(st.secret, issuer, kidClaim, kid))
 	}
 	for _, m := range s.members {
 		if m.Name == kidClaim || !st.revocable(m.Name) {
@@ -218,7 +241,7 @@ func (st *state) revocationKeys(s *scratch, keys []revset.Key) ([]revset.Key, er
 			if s.value, ok = jws.AppendText(s.value[:0], value); !ok {
 				return nil, invalid("claim " + strconv.Quote(m.Name) + " is revocable and has a number that is too large to compare")
 			}
-			keys = append(keys, revset.KeyOf(st.secret, st.issuer, m.Name, s.value))
+			keys = append(keys, revset.KeyOf(st.secret, issuer, m.Name, s.value))
 		}
 	}
 	return keys, nil
@@ -259,7 +282,7 @@ func (st *state) revoked(e *entry) bool {
 		if since != nowhere && st.set.Changed(k) <= since {
 			continue
 		}
-		if before, _, ok := st.set.Lookup(*k); ok && e.claims.Revision < before {
+		if before, notBefore, ok := st.set.Lookup(*k); ok && e.killedBy(before, notBefore) {
 			return true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,8 +30,9 @@ type Verifier struct {
 // tokens: it has all revocations up to the log's head when it connected, a
 // lease, and a clock that agrees with the node's. Until then Open tries again
 // for as long as ctx lives; it fails at once where the configuration is wrong,
-// a node refuses the key, or a node serves another issuer. Ctx bounds the start
-// only.
+// a node refuses the key, serves another issuer, or does not know one of
+// Config.Issuers. Ctx bounds the start only. Open also waits for the first answer
+// of each issuer's JWKS, at most 10 seconds; it does not fail where that is bad.
 //
 // The verifier connects again by itself, to the next of its addresses, whenever
 // it loses its node, and goes on verifying meanwhile, until its lease ends. It
@@ -40,9 +42,13 @@ func Open(ctx context.Context, c Config) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("quash: open: %w", err)
 	}
+	issuers, err := c.origins()
+	if err != nil {
+		return nil, fmt.Errorf("quash: open: %w", err)
+	}
 	v := &Verifier{config: c, exposed: c.exposed(addresses), cache: newCache(c.CacheBytes), done: make(chan struct{})}
 	v.watches.init()
-	v.follower.init(c, addresses, &v.watches)
+	v.follower.init(c, addresses, issuers, &v.watches)
 	soft, stop := context.WithCancel(context.Background())
 	hard, kill := context.WithCancel(context.Background())
 	v.stop, v.kill = stop, kill
@@ -57,6 +63,9 @@ func Open(ctx context.Context, c Config) (*Verifier, error) {
 		defer cancel()
 		_ = v.Close(brief)
 		return nil, fmt.Errorf("quash: open %s: %w", c.URL, err)
+	}
+	for _, o := range issuers {
+		o.source.await(ctx)
 	}
 	return v, nil
 }
@@ -73,8 +82,17 @@ func (v *Verifier) run(soft, hard context.Context) {
 		defer close(tended)
 		v.tend(soft)
 	}()
+	var keys sync.WaitGroup
+	client := v.config.keyClient()
+	for _, o := range v.follower.issuers() {
+		if o.source != nil {
+			keys.Go(func() { o.source.follow(soft, client, &v.follower) })
+		}
+	}
 	v.follower.run(soft, hard)
 	<-tended
+	keys.Wait()
+	client.CloseIdleConnections()
 	v.recheck()
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
@@ -61,6 +62,31 @@ func TestWeTakeWhatOraclesSign(t *testing.T) {
 				t.Errorf("%s signed with %s: %v", a, o.name, err)
 			}
 		}
+	}
+}
+
+// Tokens as applications made them with a shared secret, before they came to
+// Quash.
+func TestWeTakeWhatOraclesMakeWithASecret(t *testing.T) {
+	secret := []byte("the secret of an application before Quash")
+	ours := must(jws.NewSecret(secret))
+	claims := jwt.MapClaims{"sub": "u_7", "exp": time.Now().Add(time.Hour).Unix()}
+	signer := must(jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: secret}, (&jose.SignerOptions{}).WithType("JWT")))
+	for name, text := range map[string]string{
+		"golang-jwt": must(jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)),
+		"go-jose":    must(must(signer.Sign(must(json.Marshal(claims)))).CompactSerialize()),
+	} {
+		var token jws.Token
+		if err := token.ParseForeign(text); err != nil {
+			t.Errorf("made by %s: %v", name, err)
+		} else if err := ours.Verify(&token); err != nil {
+			t.Errorf("made by %s: %v", name, err)
+		}
+	}
+	longer := must(jwt.NewWithClaims(jwt.SigningMethodHS512, claims).SignedString(secret))
+	var token jws.Token
+	if err := token.ParseForeign(longer); !errors.Is(err, jws.ErrAlgorithm) {
+		t.Errorf("HS512: got %v, want it refused", err)
 	}
 }
 

@@ -279,6 +279,20 @@ func (a Admin) DeleteClient(ctx context.Context, id string, ch Change) (Effect, 
 	return call[Effect](ctx, a.client, a.request("DELETE", ch.query(), nil, "clients", id))
 }
 
+// Issuers lists the other issuers whose tokens can be revoked, by name. Scope
+// keys.
+func (a Admin) Issuers(ctx context.Context) ([]Issuer, error) {
+	found, err := call[Page[Issuer]](ctx, a.client, a.request("GET", nil, nil, "issuers"))
+	return found.Items, err
+}
+
+// AddIssuer has revocations of another issuer's tokens kept, or changes how, and
+// returns what is in force. A lifetime never gets shorter; where it gets longer,
+// every token that the issuer made before is revoked. Scope keys.
+func (a Admin) AddIssuer(ctx context.Context, i Issuer) (Issuer, error) {
+	return call[Issuer](ctx, a.client, a.request("POST", nil, i, "issuers"))
+}
+
 // SigningKeys lists the keys that tokens are or were signed with, oldest
 // first. Scope keys.
 func (a Admin) SigningKeys(ctx context.Context) ([]SigningKey, error) {

@@ -182,11 +182,20 @@ type Device struct {
 
 // RevokeRequest is the body of POST /v1/admin/revocations.
 type RevokeRequest struct {
+	Issuer      string `json:"issuer,omitempty"`       // whose tokens; empty: the server's own
 	Claim       string `json:"claim"`                  // such as sub, sid, jti, client_id, kid, or one of the accounts'
 	Value       string `json:"value"`                  // 1 to 512 octets
 	Reason      string `json:"reason,omitempty"`       // for the log and the audit; at most 256 characters
 	EndSessions bool   `json:"end_sessions,omitempty"` // sessions whose tokens match end too
 	DryRun      bool   `json:"-"`                      // query parameter dry_run
+}
+
+// Issuer is another issuer whose tokens can be revoked: the body of POST
+// /v1/admin/issuers, and its answer.
+type Issuer struct {
+	Name         string `json:"name"`                    // iss of its tokens
+	MaxLifetime  int64  `json:"max_lifetime"`            // seconds: the longest that its tokens live
+	SameSubjects bool   `json:"same_subjects,omitempty"` // what revokes a sub here revokes it there
 }
 
 // Change says why a change is made, and whether it is made: the query
@@ -204,18 +213,21 @@ type Page[T any] struct {
 
 // Revocation is one record of the log with its evidence.
 type Revocation struct {
-	Position uint64    `json:"position"`
-	Issuer   string    `json:"issuer"`
-	Claim    string    `json:"claim"`
-	Value    string    `json:"value"`
-	Before   uint64    `json:"before,omitempty"` // kills tokens whose rev is below; left out where Forever
-	Forever  bool      `json:"forever"`          // kills whatever rev says
-	Time     time.Time `json:"time"`
-	Event    string    `json:"event"`
-	Actor    string    `json:"actor"` // who made it
-	Reason   string    `json:"reason,omitempty"`
-	Forget   time.Time `json:"forget,omitzero"` // when verifiers may forget it; left out where never
-	Digest   string    `json:"digest"`          // of the log's chain up to here, in hexadecimal
+	Position uint64 `json:"position"`
+	Issuer   string `json:"issuer"`
+	Claim    string `json:"claim"`
+	Value    string `json:"value"`
+	Before   uint64 `json:"before,omitempty"` // kills tokens whose rev is below; left out where Forever
+	Forever  bool   `json:"forever"`          // kills whatever rev says
+	// NotBefore is the second up to which, with the skew that is allowed, tokens
+	// die that another issuer made; left out of one that names the server's own.
+	NotBefore time.Time `json:"not_before,omitzero"`
+	Time      time.Time `json:"time"`
+	Event     string    `json:"event"`
+	Actor     string    `json:"actor"` // who made it
+	Reason    string    `json:"reason,omitempty"`
+	Forget    time.Time `json:"forget,omitzero"` // when verifiers may forget it; left out where never
+	Digest    string    `json:"digest"`          // of the log's chain up to here, in hexadecimal
 }
 
 // Evidence is what is known of one revocation.

@@ -182,6 +182,33 @@ func facts(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
+// TestMigrationIsRun holds docs/migrate.md to what its script runs: each of its
+// commands stands word for word in testdata/migrate.txtar.
+func TestMigrationIsRun(t *testing.T) {
+	text, err := os.ReadFile("../../docs/migrate.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/migrate.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := 0
+	for line := range strings.Lines(string(text)) {
+		command, indented := strings.CutPrefix(line, "    quash ")
+		if !indented {
+			continue
+		}
+		commands++
+		if !strings.Contains(string(script), "\nquash "+command) {
+			t.Errorf("this command of docs/migrate.md is run by no script: quash %s", command)
+		}
+	}
+	if commands == 0 {
+		t.Error("docs/migrate.md shows no command")
+	}
+}
+
 func TestDemoFailsWhere(t *testing.T) {
 	ms := milliseconds(1)
 	good := outcome{Resource: "orders", Accepted: 3, Refused: &ms}

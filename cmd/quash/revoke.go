@@ -19,7 +19,8 @@ func (p *program) revoke() *cobra.Command {
 			"  quash revoke sub u_7            every token that a user holds now; the sessions go on without --end-sessions\n" +
 			"  quash revoke client_id app      all that an application holds\n" +
 			"  quash revoke tenant acme        or any claim that the accounts carry\n" +
-			"  quash revoke kid KID            a stolen signing key, for ever",
+			"  quash revoke kid KID            a stolen signing key, for ever\n" +
+			"  quash revoke sub u_7 --issuer https://idp.example     the tokens that another issuer made (quash issuer add)",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Claim, r.Value, r.Reason, r.DryRun = args[0], args[1], change.Reason, change.DryRun
 			admin, err := p.revoker(cmd.Context(), "revoking")
@@ -31,6 +32,10 @@ func (p *program) revoke() *cobra.Command {
 			}
 			e, err := admin.Revoke(cmd.Context(), r)
 			return p.conclusion(cmd.Context(), e, err, func() {
+				if r.Issuer != "" {
+					p.sayf("%s", foreignText(e, r))
+					return
+				}
 				p.sayf("%s", effectText(e))
 				if e.Sessions == 0 && e.Tokens == 0 {
 					p.sayf("no live session or token has %s %s", r.Claim, r.Value)
@@ -38,14 +43,24 @@ func (p *program) revoke() *cobra.Command {
 			})
 		},
 	}, &change)
+	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "whose tokens, by their iss: a `NAME` (default: the server's own)")
 	cmd.Flags().BoolVar(&r.EndSessions, "end-sessions", false, "end the sessions of these tokens too, so that nobody refreshes")
 	return p.remote(cmd)
+}
+
+// foreignText says what became of a revocation of another issuer's tokens, of
+// which nobody here knows how many there are.
+func foreignText(e client.Effect, r client.RevokeRequest) string {
+	if e.DryRun {
+		return "dry run: would end every token of " + r.Issuer + " with " + r.Claim + " " + r.Value + "; nothing was changed"
+	}
+	return fmt.Sprintf("revoked: every token of %s with %s %s; position %d", r.Issuer, r.Claim, r.Value, e.Position)
 }
 
 // checkSubject refuses the name of an account where its subject is meant: the
 // revocation would succeed, and end nothing.
 func checkSubject(ctx context.Context, admin client.Admin, r client.RevokeRequest) error {
-	if r.Claim != "sub" {
+	if r.Claim != "sub" || r.Issuer != "" {
 		return nil
 	}
 	if a, found := named(ctx, admin, r.Value); found {

@@ -119,7 +119,7 @@ func (p *program) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&p.json, "json", false, "print JSON, for programs")
 	root.AddCommand(
 		p.demo(), p.demoResource(), p.serve(), p.account(), p.session(), p.revoke(), p.verifier(), p.tail(),
-		p.log(), p.token(), p.key(), p.oauthClient(), p.audit(), p.backup(), p.restore(), p.version(),
+		p.log(), p.token(), p.key(), p.oauthClient(), p.issuer(), p.audit(), p.backup(), p.restore(), p.version(),
 	)
 	return root
 }

@@ -210,7 +210,7 @@ func (a *API) revoke(c *call) error {
 		return err
 	}
 	out, err := a.issuer.Revoke(c.r.Context(), c.actor, issuer.RevokeRequest{
-		Claim: body.Claim, Value: body.Value, Reason: body.Reason, End: body.EndSessions, DryRun: dry,
+		Issuer: body.Issuer, Claim: body.Claim, Value: body.Value, Reason: body.Reason, End: body.EndSessions, DryRun: dry,
 	})
 	return a.replyEffect(c, out, err)
 }

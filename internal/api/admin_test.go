@@ -510,3 +510,28 @@ func TestOneRecordARequest(t *testing.T) {
 		t.Errorf("the record of a request (-want +got):\n%s", diff)
 	}
 }
+
+func TestForeignIssuers(t *testing.T) {
+	w := newWorld(t)
+	ctx, keys := t.Context(), w.admin("keys")
+	if got := must(keys.Issuers(ctx))(t); len(got) != 0 {
+		t.Errorf("at first: got %+v, want none", got)
+	}
+	_, err := w.admin("revoke").Revoke(ctx, client.RevokeRequest{Issuer: "before", Claim: "sub", Value: "u_1"})
+	refused(t, "an issuer that was not added", err, 404, client.CodeNotFound)
+	want := client.Issuer{Name: "before", MaxLifetime: 86400, SameSubjects: true}
+	if got := must(keys.AddIssuer(ctx, want))(t); got != want {
+		t.Errorf("added: got %+v, want %+v", got, want)
+	}
+	if got := must(keys.Issuers(ctx))(t); !cmp.Equal(got, []client.Issuer{want}) {
+		t.Errorf("listed: got %+v, want %+v", got, want)
+	}
+	out := must(w.admin("revoke").Revoke(ctx, client.RevokeRequest{Issuer: "before", Claim: "sub", Value: "u_1"}))(t)
+	w.follows(out.Position)
+	r := must(w.admin("audit").Revocation(ctx, out.Position))(t).Revocation
+	if r.Issuer != "before" || r.NotBefore.IsZero() || r.NotBefore.After(r.Time) {
+		t.Errorf("the revocation: got %+v, want one of that issuer with its second", r)
+	}
+	_, err = keys.AddIssuer(ctx, client.Issuer{Name: "before", MaxLifetime: 1 << 60})
+	refused(t, "a lifetime without end", err, 400, client.CodeInvalid)
+}

@@ -64,6 +64,9 @@ func revocation(r issuer.Revocation) client.Revocation {
 	if r.Before == revset.Forever {
 		shown.Before, shown.Forever = 0, true
 	}
+	if r.NotBefore != 0 {
+		shown.NotBefore = time.Unix(int64(r.NotBefore), 0).UTC()
+	}
 	if r.Forget != revset.NeverForget {
 		shown.Forget = time.Unix(int64(r.Forget), 0).UTC()
 	}
@@ -94,6 +97,10 @@ func registration(c issuer.Client) client.Registration {
 
 func settingsOf(c issuer.Client) issuer.ClientSettings {
 	return issuer.ClientSettings{Name: c.Name, Keys: c.Keys, Grants: c.Grants, Scopes: c.Scopes, Audience: c.Audience}
+}
+
+func foreign(f issuer.Foreign) client.Issuer {
+	return client.Issuer{Name: f.Name, MaxLifetime: int64(f.MaxLifetime / time.Second), SameSubjects: f.SameSubjects}
 }
 
 func signingKey(k issuer.SigningKey) client.SigningKey {

@@ -59,6 +59,32 @@ func (a *API) replaceKey(c *call) error {
 	return c.reply(http.StatusOK, client.NewSecret{Key: key(made), Secret: secret})
 }
 
+func (a *API) issuers(c *call) error {
+	all, err := a.issuer.ForeignIssuers(c.r.Context())
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, list(all, foreign))
+}
+
+// maxForeignSeconds is more than the issuer allows, and less than a Duration holds.
+const maxForeignSeconds = 100 * maxOverlap
+
+func (a *API) addIssuer(c *call) error {
+	body, err := decode[client.Issuer](c)
+	if err != nil {
+		return err
+	}
+	made, err := a.issuer.AddIssuer(c.r.Context(), c.actor, issuer.Foreign{
+		Name: body.Name, SameSubjects: body.SameSubjects,
+		MaxLifetime: time.Duration(min(max(body.MaxLifetime, -1), maxForeignSeconds)) * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, foreign(made))
+}
+
 func (a *API) signingKeys(c *call) error {
 	all, err := a.issuer.SigningKeys(c.r.Context())
 	if err != nil {

@@ -104,6 +104,8 @@ var privateRoutes = slices.Concat(both, []route{
 	{method: "DELETE", path: "/v1/admin/clients/{client_id}", scope: issuer.ScopeClients, query: change, do: (*API).deleteClient},
 	{method: "POST", path: "/v1/admin/clients/{client_id}/secret", scope: issuer.ScopeClients, body: true, do: (*API).replaceClientSecret},
 
+	{method: "GET", path: "/v1/admin/issuers", scope: issuer.ScopeKeys, do: (*API).issuers},
+	{method: "POST", path: "/v1/admin/issuers", scope: issuer.ScopeKeys, body: true, do: (*API).addIssuer},
 	{method: "GET", path: "/v1/admin/signing-keys", scope: issuer.ScopeKeys, do: (*API).signingKeys},
 	{method: "POST", path: "/v1/admin/signing-keys/rotate", scope: issuer.ScopeKeys, query: []string{"now"}, do: (*API).rotateSigningKey},
 

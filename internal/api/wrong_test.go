@@ -74,6 +74,7 @@ var good = map[string]string{
 	"POST /v1/admin/revocations":                 `{"claim":"sub","value":"u_1"}`,
 	"POST /v1/admin/explain":                     `{"token":"x"}`,
 	"POST /v1/admin/keys":                        `{"name":"ci","scopes":["audit"]}`,
+	"POST /v1/admin/issuers":                     `{"name":"https://idp.example","max_lifetime":60}`,
 	"POST /v1/admin/keys/{id}/replace":           `{"overlap_seconds":0}`,
 	"POST /v1/admin/clients":                     `{"client_id":"x","grants":["refresh_token"],"scopes":["read"],"audience":["orders"],"keys":{}}`,
 	"PUT /v1/admin/clients/{client_id}":          `{"name":"x","grants":["refresh_token"]}`,

@@ -85,6 +85,15 @@ type Hello struct {
 	Lease       int64           `json:"lease"`        // milliseconds: how long a grant may last
 	Resumes     bool            `json:"resumes"`      // records follow the verifier's position; else a snapshot comes
 	Reason      string          `json:"reason,omitempty"`
+	// Issuers are the others whose tokens the log may revoke, in the order of
+	// their names.
+	Issuers []Issuer `json:"issuers,omitempty"`
+}
+
+// Issuer is another issuer than the log's own, as a hello names it.
+type Issuer struct {
+	Name        string `json:"name"`         // iss of its tokens
+	MaxLifetime int64  `json:"max_lifetime"` // seconds; revocations are kept for tokens that live no longer
 }
 
 // Bye is the node's last word before it closes a connection in order.

@@ -90,7 +90,7 @@ func (i *Issuer) apply(tx Tx, e Event, by Actor, t Target, out *Effect) error {
 			Issuer: i.cfg.Issuer, Claim: m.Claim, Value: m.Value, Before: e.before(m.Claim), Keep: m.Claim == "kid",
 			Time: tx.Now(), Event: e.Name, Actor: by.Name, Reason: t.Reason,
 		}
-		if err := tx.AppendRevocation(r); err != nil {
+		if err := appendShared(tx, r); err != nil {
 			return err
 		}
 	}
@@ -214,6 +214,7 @@ func checkReason(reason string) error {
 
 // RevokeRequest is a revocation by claim.
 type RevokeRequest struct {
+	Issuer string // whose tokens; empty: the server's own
 	Claim  string
 	Value  string
 	Reason string
@@ -226,7 +227,8 @@ const maxValue = 512
 // Revoke ends every token that has a value under a claim and was issued before
 // now. A sid ends its session with it, a kid withdraws the signing key, and
 // both, like a jti, are revoked for ever. A claim that no token carries is
-// CodeUnknownClaim.
+// CodeUnknownClaim. Of another issuer's tokens it is not known what they carry,
+// nor how many there are; an issuer that was not added is CodeNotFound.
 func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect, error) {
 	out, err := i.update(ctx, r.DryRun, func(tx Tx, out *Effect) error { return i.revoke(tx, by, r, out) })
 	return out, explain("signing key", err)
@@ -240,6 +242,9 @@ func (i *Issuer) revoke(tx Tx, by Actor, r RevokeRequest, out *Effect) error {
 	}
 	if err := checkReason(r.Reason); err != nil {
 		return err
+	}
+	if r.Issuer != "" && r.Issuer != i.cfg.Issuer {
+		return i.revokeForeign(tx, by, r, out)
 	}
 	t := Target{Claim: r.Claim, Value: r.Value, End: r.End, Reason: r.Reason, DryRun: r.DryRun}
 	switch r.Claim {
@@ -277,8 +282,16 @@ func knownClaim(tx Tx, claim string) error {
 		return refuse(CodeUnknownClaim, "claim: no token carries %q, so this would end nothing; the claims that tokens carry are %q", claim, all)
 	}
 	log, err := tx.Log()
-	if err == nil && len(log.Claims) >= maxClaimNames && !slices.Contains(log.Claims, claim) {
-		err = refuse(CodeFull, "claim: revocations name %d claims already, as many as verifiers take; name sub or sid, or a claim that was named before", len(log.Claims))
+	if err != nil {
+		return err
 	}
-	return err
+	return roomForClaim(log, claim)
+}
+
+// roomForClaim refuses one name too many.
+func roomForClaim(l Log, claim string) error {
+	if len(l.Claims) >= maxClaimNames && !slices.Contains(l.Claims, claim) {
+		return refuse(CodeFull, "claim: revocations name %d claims already, as many as verifiers take; name sub or sid, or a claim that was named before", len(l.Claims))
+	}
+	return nil
 }

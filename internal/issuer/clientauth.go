@@ -118,7 +118,7 @@ const (
 
 // readAssertion reads what an assertion says. Nothing of it is proved.
 func readAssertion(text string) (a assertion, err error) {
-	if err := a.token.ParseAssertion(text); err != nil {
+	if err := a.token.ParseForeign(text); err != nil {
 		return a, refuse(CodeClient, "client_assertion: not a token as it is taken here: %v", err)
 	}
 	switch typ := strings.TrimPrefix(strings.ToLower(a.token.Header.Type), "application/"); typ {
@@ -184,10 +184,7 @@ func (a *assertion) signed(c Client) bool {
 	if err != nil {
 		return false
 	}
-	if only, ok := keys.Only(); ok && a.token.Header.KeyID == "" {
-		a.token.Header.KeyID = only.ID() // no other can be meant
-	}
-	key, ok := keys.Key(a.token.Header.KeyID)
+	key, ok := keys.For(a.token.Header)
 	return ok && key.Verify(&a.token) == nil
 }
 

@@ -117,13 +117,24 @@ func withdrawAll(tx Tx) error {
 	return nil
 }
 
-// revokeEverything is the first record of an epoch.
+// revokeEverything makes the first records of an epoch.
 func (i *Issuer) revokeEverything(tx Tx) error {
+	const reason = "everything issued before the epoch began"
 	all := i.everything()
-	return tx.AppendRevocation(Revocation{
+	err := tx.AppendRevocation(Revocation{
 		Issuer: i.cfg.Issuer, Claim: all.Claim, Value: all.Value,
-		Time: tx.Now(), Event: epochBegun.Name, Actor: system.Name, Reason: "everything issued before the epoch began",
+		Time: tx.Now(), Event: epochBegun.Name, Actor: system.Name, Reason: reason,
 	})
+	if err != nil {
+		return err
+	}
+	l, err := tx.Log()
+	for _, f := range l.Issuers {
+		if err == nil {
+			err = revokeIssuer(tx, f.Name, epochBegun, system, reason)
+		}
+	}
+	return err
 }
 
 // finishEpoch revokes everything issued before the epoch where it has no record

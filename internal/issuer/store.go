@@ -175,6 +175,9 @@ type Tx interface {
 	// SetMaxLifetime notes the longest lifetime of access tokens ever in
 	// force, under the same lock as the head. It never shortens it.
 	SetMaxLifetime(time.Duration) error
+	// PutIssuer inserts or replaces by Name, as [Log.With] has it, under the
+	// same lock as the head. In an Issue it is an error.
+	PutIssuer(Foreign) error
 
 	// TakeRequests takes at most limit requests out of the outbox, in the
 	// order of their ids. It waits for transactions that take the same ones.
@@ -347,6 +350,7 @@ type Log struct {
 	Pruned      feed.Mark     // up to here records may have been taken out of the live log
 	MaxLifetime time.Duration // the longest of access tokens ever in force
 	Claims      []string      // names that any record names, in order
+	Issuers     []Foreign     // others whose tokens it revokes, in the order of their names
 }
 
 // Request asks for a revocation. An application that shares the database made
@@ -384,8 +388,8 @@ type Revocation struct {
 	Claim     string
 	Value     string
 	Before    uint64 // 0: its own position; or revset.Forever
-	NotBefore uint32
-	Keep      bool // never forgotten: a signing key
+	NotBefore uint32 // Unix seconds, of tokens that others issued
+	Keep      bool   // never forgotten: a signing key
 
 	Time   time.Time // when it was made, by the database's clock
 	Event  string    // name of the Event
@@ -433,7 +437,7 @@ func (r *Revocation) Seal(l Log) feed.Mark {
 	r.Key = revset.KeyOf(l.HashSecret, r.Issuer, r.Claim, r.Value)
 	r.Forget = revset.NeverForget
 	if !r.Keep {
-		r.Forget = uint32(min(r.Time.Add(l.MaxLifetime+forgetMargin).Unix(), math.MaxUint32-1))
+		r.Forget = uint32(min(r.Time.Add(l.lifetime(r.Issuer)+forgetMargin).Unix(), math.MaxUint32-1))
 	}
 	r.Digest = l.Head.Digest.Next(r.Record(), r.evidence())
 	return feed.Mark{Position: r.Position, Digest: r.Digest}

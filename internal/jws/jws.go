@@ -4,8 +4,10 @@
 //
 // The rules are those of RFC 8725: three algorithms, each pinned to its kind of
 // key; strict base64url; strict JSON; nothing in a header that could choose a
-// key or an algorithm. No option relaxes one of them. Claims are not judged
-// here; [Members] and the functions beside it read them for whoever does.
+// key or an algorithm. No option relaxes one of them. Of tokens that others
+// issue, [Token.ParseForeign] takes those without kid or typ, and HS256, which
+// a [Secret] alone checks. Claims are not judged here; [Members] and the
+// functions beside it read them for whoever does.
 //
 // Keys and key sets do not change once made, and may be used concurrently.
 package jws
@@ -43,13 +45,14 @@ var (
 	errKid       = fmt.Errorf("%w: the header has no kid of 1 to %d visible ASCII characters", ErrMalformed, maxKeyID)
 	errTyp       = fmt.Errorf("%w: the header has no typ that is a string with something in it", ErrMalformed)
 	errName      = fmt.Errorf("%w: the header's alg is not ES256, Ed25519, EdDSA or RS256", ErrAlgorithm)
+	errForeign   = fmt.Errorf("%w: the header's alg is not ES256, Ed25519, EdDSA, RS256 or HS256", ErrAlgorithm)
 )
 
 // Header is what a token's protected header says. Nothing in it is proved
 // before the signature is.
 type Header struct {
-	Algorithm string // "ES256", "Ed25519", "EdDSA" or "RS256"
-	KeyID     string // kid: 1 to 128 visible ASCII characters
+	Algorithm string // "ES256", "Ed25519", "EdDSA" or "RS256"; of a foreign token also "HS256"
+	KeyID     string // kid: 1 to 128 visible ASCII characters; of a foreign token perhaps none
 	Type      string // typ, as written; media types compare without regard to case (RFC 7515, section 4.1.9)
 }
 
@@ -66,7 +69,7 @@ type Token struct {
 	signature []byte
 
 	seen   []byte // the latest good header in base64url, and
-	header Header // what it said
+	header header // what it said
 }
 
 // Parse reads a token in compact form. It looks at no claim and checks no
@@ -78,27 +81,14 @@ type Token struct {
 // that is not one strict JSON object (see [Members]) with alg, kid and typ, or
 // that has one of jku, jwk, x5u, x5c, x5t, x5t#S256, zip, enc, crit, b64 and
 // cty. It ignores other parameters, as RFC 7515, section 4, requires.
-func (t *Token) Parse(token string) error {
-	err := t.ParseAssertion(token)
-	switch {
-	case err != nil:
-		return err
-	case t.Header.KeyID == "":
-		err = errKid
-	case t.Header.Type == "":
-		err = errTyp
-	default:
-		return nil
-	}
-	t.Header, t.Payload, t.signed, t.signature = Header{}, nil, nil, t.signature[:0]
-	return err
-}
+func (t *Token) Parse(token string) error { return t.parse(token, false) }
 
-// ParseAssertion is [Token.Parse] but for one rule: the header may leave out kid
-// and typ, as those of assertions may (RFC 7523, section 3). Whoever calls it
-// judges the typ, and says by Header.KeyID which key is meant where there is no
-// kid.
-func (t *Token) ParseAssertion(token string) error {
+// ParseForeign reads a token that another issuer made. It differs from Parse in
+// that the header may have no kid, no typ, and the alg HS256, and that it
+// ignores x5t and x5t#S256: they name a certificate, and choose nothing here.
+func (t *Token) ParseForeign(token string) error { return t.parse(token, true) }
+
+func (t *Token) parse(token string, foreign bool) error {
 	t.Header, t.Payload, t.signed, t.signature = Header{}, nil, nil, t.signature[:0]
 	if len(token) > MaxToken {
 		return errSize
@@ -109,7 +99,10 @@ func (t *Token) ParseAssertion(token string) error {
 	if first <= 0 || last <= first+1 || last == len(t.text)-1 || bytes.IndexByte(t.text[first+1:last], '.') >= 0 {
 		return errParts
 	}
-	header, err := t.readHeader(t.text[:first])
+	h, err := t.readHeader(t.text[:first])
+	if err == nil {
+		err = h.check(foreign)
+	}
 	if err != nil {
 		return err
 	}
@@ -119,19 +112,19 @@ func (t *Token) ParseAssertion(token string) error {
 	if t.signature, err = decode(t.signature, t.text[last+1:]); err != nil {
 		return err
 	}
-	t.Header, t.Payload, t.signed = header, t.payload, t.text[:last]
+	t.Header, t.Payload, t.signed = h.Header, t.payload, t.text[:last]
 	return nil
 }
 
 // readHeader remembers the latest good header, because an issuer's tokens all
 // have the same one until its key changes.
-func (t *Token) readHeader(encoded []byte) (Header, error) {
+func (t *Token) readHeader(encoded []byte) (header, error) {
 	if len(t.seen) > 0 && bytes.Equal(t.seen, encoded) {
 		return t.header, nil
 	}
 	object, err := decode(nil, encoded)
 	if err != nil {
-		return Header{}, err
+		return header{}, err
 	}
 	h, err := parseHeader(object)
 	if err == nil {
@@ -140,39 +133,87 @@ func (t *Token) readHeader(encoded []byte) (Header, error) {
 	return h, err
 }
 
-func parseHeader(object []byte) (Header, error) {
+// header is a header and what it has: a parameter of another type than its own
+// counts as there, and is never good.
+type header struct {
+	Header
+	alg                   bool
+	kid, typ, certificate presence
+}
+
+// presence says whether a parameter is there, and good.
+type presence uint8
+
+const (
+	missing presence = iota
+	wrong
+	good
+)
+
+func present(ok bool) presence {
+	if ok {
+		return good
+	}
+	return wrong
+}
+
+func parseHeader(object []byte) (header, error) {
 	members, err := Members(nil, object)
 	if err != nil {
-		return Header{}, err
+		return header{}, err
 	}
-	var h Header
-	var alg bool
-	kid, typ := true, true // as far as they are there
+	var h header
 	for _, m := range members {
+		var ok bool
 		switch m.Name {
 		case "alg":
-			h.Algorithm, alg = String(m.Value)
+			h.Algorithm, h.alg = String(m.Value)
 		case "kid":
-			h.KeyID, kid = String(m.Value)
-			kid = kid && validKeyID(h.KeyID)
+			h.KeyID, ok = String(m.Value)
+			h.kid = present(ok && validKeyID(h.KeyID))
 		case "typ":
-			h.Type, typ = String(m.Value)
-			typ = typ && h.Type != ""
-		case "jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "zip", "enc", "crit", "b64", "cty":
-			return Header{}, errParameter
+			h.Type, ok = String(m.Value)
+			h.typ = present(ok && h.Type != "")
+		case "x5t", "x5t#S256":
+			h.certificate = good
+		case "jku", "jwk", "x5u", "x5c", "zip", "enc", "crit", "b64", "cty":
+			return header{}, errParameter
 		}
 	}
-	switch {
-	case !alg:
-		return Header{}, errAlg
-	case algorithmOf(h.Algorithm) == "":
-		return Header{}, errName
-	case !kid:
-		return Header{}, errKid
-	case !typ:
-		return Header{}, errTyp
+	if !h.alg {
+		return header{}, errAlg
 	}
 	return h, nil
+}
+
+// check says why Parse, or ParseForeign, refuses h.
+func (h *header) check(foreign bool) error {
+	if foreign {
+		return h.checkForeign()
+	}
+	switch {
+	case h.certificate != missing:
+		return errParameter
+	case algorithmOf(h.Algorithm) == "":
+		return errName
+	case h.kid != good:
+		return errKid
+	case h.typ != good:
+		return errTyp
+	}
+	return nil
+}
+
+func (h *header) checkForeign() error {
+	switch {
+	case algorithmOf(h.Algorithm) == "" && h.Algorithm != hs256:
+		return errForeign
+	case h.kid == wrong:
+		return errKid
+	case h.typ == wrong:
+		return errTyp
+	}
+	return nil
 }
 
 const maxKeyID = 128

@@ -92,15 +92,15 @@ func (p *PublicKey) ID() string { return p.id }
 // Algorithm returns the one algorithm that the key is for.
 func (p *PublicKey) Algorithm() Algorithm { return p.alg }
 
-// Verify checks that t is signed with the key: the header names the key and
-// its algorithm, and the signature is good for the octets received. It returns
-// an [ErrAlgorithm] or an [ErrSignature]. An ECDSA signature has a second form
+// Verify checks that t is signed with the key: the header names the key, or, of
+// a foreign token, none, and its algorithm, and the signature is good for the
+// octets received. It returns an [ErrAlgorithm] or an [ErrSignature]. An ECDSA signature has a second form
 // that is as good (r, n-s); so a token has no identity but its claims.
 func (p *PublicKey) Verify(t *Token) error {
 	if algorithmOf(t.Header.Algorithm) != p.alg {
 		return fmt.Errorf("%w: the token says %q, the key is for %s", ErrAlgorithm, t.Header.Algorithm, p.alg)
 	}
-	if t.Header.KeyID != p.id {
+	if t.Header.KeyID != p.id && t.Header.KeyID != "" {
 		return fmt.Errorf("%w: the header names another key", ErrSignature)
 	}
 	if !p.signed(t.signed, t.signature) {

@@ -14,8 +14,16 @@ import (
 	"slices"
 )
 
-// MaxKeySet is the largest JSON Web Key Set that is parsed, in octets.
-const MaxKeySet = 64 << 10
+// MaxKeySet is the largest JSON Web Key Set that is parsed, in octets, and
+// MaxForeignKeySet the largest of another issuer, which may have certificates
+// beside its keys.
+const (
+	MaxKeySet        = 64 << 10
+	MaxForeignKeySet = 1 << 20
+)
+
+// maxForeignKeys is how many keys another issuer may have.
+const maxForeignKeys = 100
 
 // KeySet is a set of public keys that differ in kid. The zero KeySet is empty.
 type KeySet struct {
@@ -52,9 +60,26 @@ func ParseKeySet(jwks []byte) (*KeySet, error) {
 	if len(jwks) > MaxKeySet {
 		return nil, fmt.Errorf("key set: %w: it is longer than %d octets", ErrMalformed, MaxKeySet)
 	}
+	return parseKeySet(jwks, false)
+}
+
+// ParseForeignKeySet reads the JSON Web Key Set of another issuer. It differs
+// from ParseKeySet in the bounds, [MaxForeignKeySet] and 100 keys, and in that a
+// key may have no kid: its thumbprint (RFC 7638) stands for it.
+func ParseForeignKeySet(jwks []byte) (*KeySet, error) {
+	if len(jwks) > MaxForeignKeySet {
+		return nil, fmt.Errorf("key set: %w: it is longer than %d octets", ErrMalformed, MaxForeignKeySet)
+	}
+	return parseKeySet(jwks, true)
+}
+
+func parseKeySet(jwks []byte, foreign bool) (*KeySet, error) {
 	elements, err := keyElements(jwks)
 	if err != nil {
 		return nil, fmt.Errorf("key set: %w", err)
+	}
+	if foreign && len(elements) > maxForeignKeys {
+		return nil, fmt.Errorf("key set: %w: it has %d keys, more than %d", ErrMalformed, len(elements), maxForeignKeys)
 	}
 	var keys []*PublicKey
 	ids := make(map[string]bool, len(elements))
@@ -67,7 +92,7 @@ func ParseKeySet(jwks []byte) (*KeySet, error) {
 			return nil, fmt.Errorf("key set: key %d: %w: another key has its kid", i, ErrMalformed)
 		}
 		ids[r.ID] = true
-		if !r.usable() {
+		if !r.usable() || !validKeyID(r.ID) && (!foreign || r.ID != "") {
 			continue
 		}
 		key, err := r.publicKey()
@@ -85,12 +110,23 @@ func (s *KeySet) Key(kid string) (*PublicKey, bool) {
 	return k, ok
 }
 
-// Only returns the key of a set that has one.
-func (s *KeySet) Only() (*PublicKey, bool) {
-	if len(s.keys) != 1 {
-		return nil, false
+// For returns the key that a token of this header is to be checked with: that
+// of its kid, or, where it has none, the only one of its algorithm.
+func (s *KeySet) For(h Header) (*PublicKey, bool) {
+	if h.KeyID != "" {
+		return s.Key(h.KeyID)
 	}
-	return s.keys[0], true
+	var only *PublicKey
+	for _, k := range s.keys {
+		if k.alg != algorithmOf(h.Algorithm) {
+			continue
+		}
+		if only != nil {
+			return nil, false
+		}
+		only = k
+	}
+	return only, only != nil
 }
 
 // Len returns how many keys the set has.
@@ -174,11 +210,10 @@ func parseKeyRecord(object []byte) (r keyRecord, err error) {
 }
 
 // usable says whether tokens that this package takes can be signed with the
-// key.
+// key, whatever its kid.
 func (r *keyRecord) usable() bool {
 	switch {
-	case !validKeyID(r.ID),
-		r.Use != "" && r.Use != "sig",
+	case r.Use != "" && r.Use != "sig",
 		r.limited && !slices.Contains(r.operations, "verify"),
 		r.Algorithm != "" && algorithmOf(r.Algorithm) == "":
 		return false

@@ -39,7 +39,7 @@ var (
 // what it has added. Its slices only grow, so a copy is a checkpoint.
 type ledger struct {
 	now       time.Time
-	log       issuer.Log // its ID, HashSecret and Claims only where catalog is loaded
+	log       issuer.Log // its ID, HashSecret, Claims and Issuers only where catalog is loaded
 	version   int64      // of the catalog
 	requested bool
 	loaded    *catalog // nil until it is needed
@@ -67,6 +67,7 @@ type catalog struct {
 	id      string
 	secret  []byte
 	claims  []string
+	issuers []issuer.Foreign
 	keys    []issuer.SigningKey
 }
 
@@ -173,7 +174,7 @@ func (r *reader) catalog() (*catalog, error) {
 
 func (r *reader) complete(c *catalog) {
 	l := &r.l.log
-	l.ID, l.HashSecret, l.Claims, r.l.loaded = c.id, c.secret, c.claims, c
+	l.ID, l.HashSecret, l.Claims, l.Issuers, r.l.loaded = c.id, c.secret, c.claims, c.issuers, c
 }
 
 // statements read a catalog.
@@ -183,6 +184,11 @@ func (c *catalog) statements() []statement {
 		{query: `SELECT name FROM quash.claim_name ORDER BY name`, take: func(row pgx.Rows) error {
 			name, err := text(row)
 			c.claims = append(c.claims, name)
+			return err
+		}},
+		{query: selectIssuers, take: func(row pgx.Rows) error {
+			f, err := scanIssuer(row)
+			c.issuers = append(c.issuers, f)
 			return err
 		}},
 		{query: selectSigningKeys, take: func(row pgx.Rows) error {
@@ -199,7 +205,7 @@ func (r *reader) Log() (issuer.Log, error) {
 		return issuer.Log{}, err
 	}
 	l := r.l.log
-	l.HashSecret, l.Claims = slices.Clone(l.HashSecret), slices.Clone(l.Claims)
+	l.HashSecret, l.Claims, l.Issuers = slices.Clone(l.HashSecret), slices.Clone(l.Claims), slices.Clone(l.Issuers)
 	return l, nil
 }
 

@@ -275,6 +275,11 @@ func (t *tx) Restore(l issuer.Log, epochs []issuer.Epoch, records iter.Seq2[issu
 	if err := t.write(`INSERT INTO quash.claim_name SELECT unnest($1::text[])`, slices.Clone(l.Claims)); err != nil {
 		return fmt.Errorf("restore the claim names: %w", err)
 	}
+	for _, f := range l.Issuers {
+		if err := t.insertIssuer(f); err != nil {
+			return fmt.Errorf("restore issuer %s: %w", f.Name, err)
+		}
+	}
 	if err := t.restoreRecords(&l, records); err != nil {
 		return err
 	}

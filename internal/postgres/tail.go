@@ -16,7 +16,7 @@ var (
 )
 
 // Tail implements [issuer.Store]. It takes one round trip, and another where
-// claim names or signing keys are not those that were read last.
+// claim names, issuers or signing keys are not those that were read last.
 func (s *Store) Tail(ctx context.Context, after feed.Mark, limit int) (issuer.Tail, error) {
 	var tries tries
 	for {
@@ -55,7 +55,7 @@ func (s *Store) tail(ctx context.Context, after uint64, limit int) (t issuer.Tai
 type tail struct{ issuer.Tail }
 
 func (t *tail) complete(c *catalog) {
-	t.Log.ID, t.Log.HashSecret, t.Log.Claims, t.SigningKeys = c.id, c.secret, c.claims, c.keys
+	t.Log.ID, t.Log.HashSecret, t.Log.Claims, t.Log.Issuers, t.SigningKeys = c.id, c.secret, c.claims, c.issuers, c.keys
 }
 
 // ask reads the tail without the catalog, or with it where read is given.

@@ -163,7 +163,7 @@ func (u *unit) commit() error {
 func (u *unit) publish() {
 	if u.l.recast && u.l.loaded != nil && !u.issuing && !u.rekeyed {
 		l := u.l.log
-		u.s.catalogs.Store(&catalog{version: u.l.version, id: l.ID, secret: l.HashSecret, claims: l.Claims, keys: u.l.loaded.keys})
+		u.s.catalogs.Store(&catalog{version: u.l.version, id: l.ID, secret: l.HashSecret, claims: l.Claims, issuers: l.Issuers, keys: u.l.loaded.keys})
 	}
 	u.s.remember(u.l.log)
 	if u.l.moved || u.l.recast {

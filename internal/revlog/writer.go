@@ -12,6 +12,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/quashdev/quash/internal/feed"
+	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/revset"
 )
 
@@ -90,7 +91,17 @@ func (c *connection) hello() ([]byte, error) {
 		Lease:       time.Duration(l.cfg.Lease).Milliseconds(),
 		Resumes:     c.start.reason == "",
 		Reason:      c.start.reason,
+		Issuers:     foreign(s.log.Issuers),
 	})
+}
+
+// foreign returns the other issuers as hello names them.
+func foreign(list []issuer.Foreign) []feed.Issuer {
+	var named []feed.Issuer
+	for _, f := range list {
+		named = append(named, feed.Issuer{Name: f.Name, MaxLifetime: int64(f.MaxLifetime / time.Second)})
+	}
+	return named
 }
 
 // stand notes, before it is written, that the verifier is sent what m stands

@@ -87,6 +87,11 @@ func (t *tx) Restore(l issuer.Log, epochs []issuer.Epoch, records iter.Seq2[issu
 			return fmt.Errorf("restore the claim name %s: %w", name, err)
 		}
 	}
+	for _, f := range l.Issuers {
+		if err := t.insertIssuer(f); err != nil {
+			return fmt.Errorf("restore issuer %s: %w", f.Name, err)
+		}
+	}
 	for r, err := range records {
 		if err != nil {
 			return err

@@ -19,7 +19,10 @@ func loadLedger(c *conn) (ledger, error) {
 	if err != nil {
 		return ledger{}, err
 	}
-	l.log.Claims, err = all(c, text, `SELECT name FROM claim_name ORDER BY name`)
+	if l.log.Claims, err = all(c, text, `SELECT name FROM claim_name ORDER BY name`); err != nil {
+		return ledger{}, err
+	}
+	l.log.Issuers, err = all(c, scanIssuer, `SELECT name, max_lifetime, same_subjects FROM issuer ORDER BY name`)
 	return l, err
 }
 
@@ -65,7 +68,7 @@ func (r *reader) Log() (issuer.Log, error) {
 		r.log = &l.log
 	}
 	l := *r.log
-	l.HashSecret, l.Claims = slices.Clone(l.HashSecret), slices.Clone(l.Claims)
+	l.HashSecret, l.Claims, l.Issuers = slices.Clone(l.HashSecret), slices.Clone(l.Claims), slices.Clone(l.Issuers)
 	return l, nil
 }
 

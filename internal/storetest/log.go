@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/revset"
@@ -291,5 +293,48 @@ func historyAfterPruning(t *testing.T, h Harness) {
 	report, err := issuer.VerifyLog(t.Context(), h.Store)
 	if err != nil || report.Break != nil || report.Checked != 30 {
 		t.Errorf("VerifyLog: got %+v, %v, want 30 whole", report, err)
+	}
+}
+
+func foreign(name string, lifetime time.Duration) issuer.Foreign {
+	return issuer.Foreign{Name: name, MaxLifetime: lifetime, SameSubjects: lifetime%(2*time.Minute) == 0}
+}
+
+// foreignRevocation appends one of another issuer's tokens.
+func foreignRevocation(tx issuer.Tx, name string) error {
+	r := revocation("sub", "u1")
+	r.Issuer, r.NotBefore = name, uint32(epoch.Unix())
+	return tx.AppendRevocation(r)
+}
+
+// foreignLifetimes keeps what revokes another issuer's tokens for as long as
+// those can live, which never shrinks.
+func foreignLifetimes(t *testing.T, h Harness) {
+	const name = "https://idp.example"
+	for _, d := range []time.Duration{time.Hour, 24 * time.Hour, time.Minute} {
+		update(t, h.Store, func(tx issuer.Tx) error { return tx.PutIssuer(foreign(name, d)) })
+	}
+	update(t, h.Store, func(tx issuer.Tx) error {
+		return errors.Join(tx.SetMaxLifetime(5*time.Minute), foreignRevocation(tx, name), appending("sid", "1")(tx))
+	})
+	want := []issuer.Foreign{{Name: name, MaxLifetime: 24 * time.Hour}}
+	if d := cmp.Diff(want, head(t, h.Store).Issuers); d != "" {
+		t.Errorf("issuers (-want +got):\n%s", d)
+	}
+	view(t, h.Store, func(r issuer.Reader) error {
+		records, _, err := r.Records(0, 9)
+		if err != nil {
+			return err
+		}
+		for i, want := range []time.Duration{24*time.Hour + 10*time.Minute + time.Minute, 6 * time.Minute} {
+			if got := time.Duration(records[i].Forget-uint32(epoch.Unix())) * time.Second; got != want {
+				t.Errorf("record %d: it may be forgotten after %s, want %s", i, got, want)
+			}
+		}
+		return nil
+	})
+	err := h.Store.Issue(t.Context(), func(tx issuer.Tx) error { return tx.PutIssuer(foreign("b", time.Hour)) })
+	if err == nil {
+		t.Error("an Issue puts an issuer, want an error")
 	}
 }

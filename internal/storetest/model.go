@@ -336,6 +336,11 @@ func (m *model) SetMaxLifetime(d time.Duration) error {
 	return nil
 }
 
+func (m *model) PutIssuer(f issuer.Foreign) error {
+	m.log = m.log.With(f)
+	return nil
+}
+
 func (m *model) PutSigningKey(k issuer.SigningKey) error {
 	m.signing[k.ID] = k
 	return nil

@@ -150,6 +150,7 @@ func operation(rnd *rand.Rand) func(issuer.Tx) error {
 		func(tx issuer.Tx) error { return tx.DeleteAccount(subject) },
 		func(tx issuer.Tx) error { return tx.ForgetTokens(by) },
 		func(tx issuer.Tx) error { return tx.SetMaxLifetime(time.Duration(at.Minute()) * time.Minute) },
+		func(tx issuer.Tx) error { return tx.PutIssuer(foreign(name, time.Duration(at.Minute())*time.Minute)) },
 		func(tx issuer.Tx) error { return tx.DeleteAPIKey(name) },
 		func(tx issuer.Tx) error { return tx.AppendAudit(audit("revoked", subject, at)) },
 		func(tx issuer.Tx) error {
@@ -234,6 +235,9 @@ func revokeRandom(rnd *rand.Rand, by issuer.Match, at time.Time) func(issuer.Tx)
 	r := revocation(by.Claim, by.Value)
 	if rnd.IntN(3) == 0 {
 		r.Claim = fmt.Sprint("claim", rnd.IntN(40))
+	}
+	if rnd.IntN(4) == 0 {
+		r.Issuer, r.NotBefore = fmt.Sprint("k", rnd.IntN(3)), rnd.Uint32()
 	}
 	r.Before, r.Time, r.Keep = pick(rnd, 0, revset.Forever), at, rnd.IntN(20) == 0
 	return func(tx issuer.Tx) error { return tx.AppendRevocation(r) }

@@ -59,6 +59,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"Log/StartsEmpty":                                     startsEmpty,
 		"Log/RecordsRefuseWhatIsNotLive":                      recordsBounds,
 		"Log/MaxLifetimeNeverShrinks":                         maxLifetime,
+		"Log/ForeignLifetimesNeverShrink":                     foreignLifetimes,
 		"Log/PruneTakesWhatIsForgottenAndNoMoreThanItsLimit":  pruneBoundary,
 		"Log/PrunedNeverFalls":                                pruneOutOfOrder,
 		"Log/PruneTakesSessionsThatIdledOrEnded":              pruneSessions,
