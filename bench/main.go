@@ -55,6 +55,7 @@ var subjects = []subject{
 	{"growth", measureGrowth},
 	{"cache", measureCache},
 	{"restart", measureRestart},
+	{"server", measureServer},
 }
 
 // own is measured beside floors.
