@@ -19,14 +19,14 @@ build: ## build bin/quash
 demo: ## the main job, played with real processes
 	$(GO) run ./cmd/quash demo
 
-test: lint postgres ## everything that must hold at each change (under 15 minutes on 2 cores)
+test: lint postgres browser ## everything that must hold at each change (under 15 minutes on 2 cores)
 	$(GO) test -race -timeout 14m ./...
 	$(GO) test -count=1 -v -timeout 14m -run TestP4Simulation . # all of them: with the race detector a part is played
 	cd bench && $(GO) vet ./... && $(GO) test -timeout 5m ./...
 	cd quashgrpc && $(GO) vet ./... && $(GO) test -race -timeout 5m ./...
 	cd wycheproof && $(GO) vet ./... && $(GO) test -v -timeout 5m ./...
 	$(MAKE) fuzz
-	cd js && npm ci --no-audit --no-fund && npm test
+	cd js && npm ci --no-audit --no-fund && npm test && npm run browser
 
 # Tests start servers of their own from these binaries, as another user where they run as root.
 postgres: ## PostgreSQL and pgbouncer, installed from Debian's packages where they are missing
@@ -36,6 +36,15 @@ postgres: ## PostgreSQL and pgbouncer, installed from Debian's packages where th
 		echo "installing PostgreSQL and pgbouncer"; \
 		$$install || { $$sudo apt-get update && $$install; } || \
 		{ echo "the tests need PostgreSQL and pgbouncer: install the packages postgresql and pgbouncer"; exit 1; }; \
+	fi
+
+browser: ## Chromium, installed from Debian's package where it is missing; CHROMIUM names another
+	@if ! [ -x "$$CHROMIUM" ] && ! [ -x /usr/bin/chromium ] && ! [ -x /usr/bin/google-chrome ]; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		install="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium"; \
+		echo "installing Chromium"; \
+		$$install || { $$sudo apt-get update && $$install; } || \
+		{ echo "the tests of pages need Chromium: install the package chromium, or set CHROMIUM to where it is"; exit 1; }; \
 	fi
 
 lint: $(STATICCHECK) $(GOFUMPT) ## vet, staticcheck, gofumpt
@@ -108,5 +117,5 @@ $(GOVULNCHECK):
 $(GOLANGCI):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 && mv $(TOOLS)/golangci-lint $@
 
-.PHONY: help build demo test postgres lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-peers model chaos mutants soak
+.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-peers model chaos mutants soak
 .DEFAULT_GOAL := help

@@ -12,15 +12,18 @@ type LoginRequest struct {
 	Client   string `json:"client,omitempty"` // client_id of the tokens; empty: the server's default
 	Device   string `json:"device,omitempty"` // in the user's words, for the list of sessions; at most 128 characters
 	Scope    string `json:"scope,omitempty"`  // of a registered client, separated by spaces; empty: all that it may have
+	// Cookie has the refresh token kept in a cookie that no script can read, for
+	// pages of an origin that the server was given (docs/browsers.md). Others are refused.
+	Cookie bool `json:"cookie,omitempty"`
 }
 
 // Tokens is what a login, a refresh or an opened session gives.
 type Tokens struct {
 	AccessToken  string `json:"access_token"`
-	TokenType    string `json:"token_type"` // "Bearer"
-	ExpiresIn    int64  `json:"expires_in"` // seconds until the access token ends
-	RefreshToken string `json:"refresh_token"`
-	Scope        string `json:"scope,omitempty"` // granted to a registered client
+	TokenType    string `json:"token_type"`              // "Bearer"
+	ExpiresIn    int64  `json:"expires_in"`              // seconds until the access token ends
+	RefreshToken string `json:"refresh_token,omitempty"` // left out where it is in a cookie
+	Scope        string `json:"scope,omitempty"`         // granted to a registered client
 	Session      string `json:"session"`
 	Subject      string `json:"subject"`
 }
@@ -28,12 +31,12 @@ type Tokens struct {
 // RefreshRequest is the body of POST /v1/refresh, and, where it is not by an
 // access token, of POST /v1/logout.
 type RefreshRequest struct {
-	RefreshToken string `json:"refresh_token"`
+	RefreshToken string `json:"refresh_token,omitempty"` // left out where a cookie has it
 }
 
 // PasswordChange is the body of POST /v1/password.
 type PasswordChange struct {
-	RefreshToken string `json:"refresh_token"` // of the session that goes on
+	RefreshToken string `json:"refresh_token,omitempty"` // of the session that goes on; left out where a cookie has it
 	OldPassword  string `json:"old_password"`
 	NewPassword  string `json:"new_password"`
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/quashdev/quash/internal/api"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/jws"
 	"github.com/quashdev/quash/internal/lease"
@@ -76,6 +77,12 @@ type Config struct {
 	// backend of yours makes the requests of many users.
 	RequestsPerSecond int
 
+	// BrowserOrigins are those of the pages that may use the public listener
+	// from a browser and keep the refresh token in a cookie, each as browsers
+	// write it, such as "https://app.example". They must be of one site with the
+	// public listener. Default: none.
+	BrowserOrigins []string
+
 	// TrustedProxies may say in X-Forwarded-For where a request came from.
 	// Default: nobody may.
 	TrustedProxies []netip.Prefix
@@ -114,6 +121,9 @@ func (c Config) Validate() error {
 	errs = append(errs, lease.Length(c.Lease).Check())
 	if c.RequestsPerSecond < 0 {
 		errs = append(errs, fmt.Errorf("requests per second: want 1 or more, got %d", c.RequestsPerSecond))
+	}
+	for _, origin := range c.BrowserOrigins {
+		errs = append(errs, api.CheckOrigin(origin))
 	}
 	issuing := c.issuing(nil)
 	if issuing.Secret == nil {

@@ -174,7 +174,8 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.surface, err = api.New(api.Config{
 		Issuer: s.issuer, Log: s.log, Logger: s.cfg.Logger, Registry: s.metrics.registry,
 		TrustedProxies: s.cfg.TrustedProxies, RequestsPerSecond: s.cfg.RequestsPerSecond,
-		Backup: func(ctx context.Context, w io.Writer) error { return backup.Write(ctx, s.store, w, nil) },
+		BrowserOrigins: s.cfg.BrowserOrigins,
+		Backup:         func(ctx context.Context, w io.Writer) error { return backup.Write(ctx, s.store, w, nil) },
 	})
 	if err != nil {
 		return err

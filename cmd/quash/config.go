@@ -58,6 +58,7 @@ func newSettings() *settings {
 	f.BoolVar(&c.KeepSessions, "keep-sessions", false, "when the database has lost its end; what ended there then lives again (default: everybody logs in again)")
 	f.DurationVar(&c.Lease, "lease", 0, "how long a verifier that is cut off goes on accepting, 1s to 10m (default 30s)")
 	f.IntVar(&c.RequestsPerSecond, "requests-per-second", 0, "of one address at the public listener (default 50)")
+	f.StringSliceVar(&c.BrowserOrigins, "browser-origin", nil, "origin of pages that may log in from a browser and keep the session in a cookie, such as https://app.example; can be repeated")
 	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "network whose X-Forwarded-For is believed, such as 10.0.0.0/8; can be repeated")
 	f.StringVar(&s.secretFile, "secret-file", "", "file with the server's secret; QUASH_SECRET is the secret itself (default: one is made in --data)")
 	f.StringVar(&s.previousFile, "previous-secret-file", "", "file with the secret before, or the one to come, while it is changed; QUASH_PREVIOUS_SECRET is it itself")

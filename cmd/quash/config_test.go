@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 func TestPrecedence(t *testing.T) {
 	const file = "token-lifetime: 1m\nidle-timeout: 10h\nmax-sessions: 7\naudience: [a, b]\nissuer: https://file.test\n"
 	environ := []string{"QUASH_TOKEN_LIFETIME=2m", "QUASH_AUDIENCE=c,d", "QUASH_ISSUER=https://environment.test", "HOME=/"}
-	got, err := load(t, file, environ, "--token-lifetime", "3m", "--trusted-proxy", "10.0.0.0/8")
+	got, err := load(t, file, environ, "--token-lifetime", "3m", "--trusted-proxy", "10.0.0.0/8", "--browser-origin", "https://app.test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +59,7 @@ func TestPrecedence(t *testing.T) {
 		IdleTimeout:    10 * time.Hour,                                      // file over default
 		MaxSessions:    7,                                                   //
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, // flag alone
+		BrowserOrigins: []string{"https://app.test"},                        //
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(server.Config{}, "Logger"), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -77,7 +78,7 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 	environ := []string{"QUASH_TOKEN_LIFETIM=1m", "QUASH_MAX_REVOCATIONS=many"}
 	_, err := load(t, file, environ,
 		"--algorithm", "none", "--token-lifetime", "1s", "--log-level", "loud", "--log-format", "xml",
-		"--trusted-proxy", "nonsense", "--tls-cert", "c.pem", "--public", "8080", "--key-lifetime", "1h", "--secret-file", "/nowhere/secret", "--previous-secret-file", "/nowhere/before")
+		"--trusted-proxy", "nonsense", "--browser-origin", "https://app.test/", "--tls-cert", "c.pem", "--public", "8080", "--key-lifetime", "1h", "--secret-file", "/nowhere/secret", "--previous-secret-file", "/nowhere/before")
 	if err == nil {
 		t.Fatal("got no error, want many")
 	}
@@ -96,6 +97,7 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 		`log-level "loud"`,
 		`log-format "xml"`,
 		`trusted-proxy "nonsense"`,
+		`browser origin "https://app.test/"`,
 		"TLS: want both a certificate and a key",
 		`public address "8080"`,
 		"key lifetime 1h",

@@ -40,6 +40,10 @@ type Config struct {
 	// Backup writes all that the store holds. Default: nothing does, and
 	// there are no backups to be had here.
 	Backup func(context.Context, io.Writer) error
+	// BrowserOrigins are those of the pages that may use the public listener
+	// from a browser, and act by cookie there; each as [CheckOrigin] wants it.
+	// Default: none.
+	BrowserOrigins []string
 	// RequestsPerSecond is how many requests one address may make to the
 	// public listener, four seconds' worth at once; an address is a /64 of
 	// IPv6. Logins are limited besides, by the issuer. Default 50.
@@ -53,6 +57,7 @@ type API struct {
 	log      *revlog.Log
 	logger   *slog.Logger
 	trusted  []netip.Prefix
+	origins  []string // of pages
 	limit    *throttled.GCRARateLimiterCtx
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
@@ -88,6 +93,11 @@ func New(c Config) (*API, error) {
 	if c.RequestsPerSecond < 0 {
 		return nil, fmt.Errorf("api: requests per second: want 1 or more, got %d", c.RequestsPerSecond)
 	}
+	for _, origin := range c.BrowserOrigins {
+		if err := CheckOrigin(origin); err != nil {
+			return nil, fmt.Errorf("api: %w", err)
+		}
+	}
 	store, err := memstore.NewCtx(rememberedAddresses)
 	if err != nil {
 		return nil, fmt.Errorf("api: limit requests: %w", err)
@@ -98,7 +108,7 @@ func New(c Config) (*API, error) {
 		return nil, fmt.Errorf("api: limit requests: %w", err)
 	}
 	a := &API{
-		issuer: c.Issuer, log: c.Log, logger: c.Logger, trusted: c.TrustedProxies,
+		issuer: c.Issuer, log: c.Log, logger: c.Logger, trusted: c.TrustedProxies, origins: c.BrowserOrigins,
 		limit: limit, registry: c.Registry, requests: newHistogram(),
 		waiting: make(chan struct{}, maxWaiting),
 		dump:    c.Backup, dumping: make(chan struct{}, 1),

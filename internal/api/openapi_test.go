@@ -58,7 +58,9 @@ func TestEveryRouteIsDescribedAsItIs(t *testing.T) {
 func security(rt api.Route) openapi3.SecurityRequirements {
 	switch {
 	case rt.Path == "/v1/logout":
-		return openapi3.SecurityRequirements{{}, {"accessToken": []string{}}}
+		return openapi3.SecurityRequirements{{}, {"accessToken": []string{}}, {"cookie": []string{}}}
+	case rt.Path == "/v1/refresh", rt.Path == "/v1/password":
+		return openapi3.SecurityRequirements{{}, {"cookie": []string{}}}
 	case rt.OAuth:
 		return openapi3.SecurityRequirements{{}, {"clientSecret": []string{}}}
 	case rt.User:

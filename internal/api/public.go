@@ -28,6 +28,11 @@ func (a *API) login(c *call) error {
 	if err != nil {
 		return err
 	}
+	if body.Cookie {
+		if err := a.checkPage(c.r); err != nil {
+			return err
+		}
+	}
 	g, err := a.issuer.Login(c.r.Context(), issuer.LoginRequest{
 		Name: body.Name, Password: body.Password,
 		Device: issuer.Device{Client: body.Client, Device: body.Device, Address: c.from(), Scope: body.Scope},
@@ -35,7 +40,7 @@ func (a *API) login(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, tokens(g))
+	return c.reply(http.StatusOK, c.tokens(g, body.Cookie))
 }
 
 func (a *API) refresh(c *call) error {
@@ -43,15 +48,20 @@ func (a *API) refresh(c *call) error {
 	if err != nil {
 		return err
 	}
-	key, err := idempotencyKey(c.r)
+	p, err := a.present(c, body.RefreshToken)
 	if err != nil {
 		return err
 	}
-	g, err := a.issuer.Refresh(c.r.Context(), issuer.RefreshRequest{Token: body.RefreshToken, IdempotencyKey: key, Address: c.from()})
+	request, err := p.request(c)
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, tokens(g))
+	request.Shared = p.cookie
+	g, err := a.issuer.Refresh(c.r.Context(), request)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, c.tokens(g, p.cookie))
 }
 
 // logout takes one of two things that show whose session it is. The access
@@ -82,7 +92,15 @@ func (a *API) logoutByRefreshToken(c *call) (issuer.Effect, error) {
 	if err != nil {
 		return issuer.Effect{}, err
 	}
-	return a.issuer.Logout(c.r.Context(), body.RefreshToken, c.from())
+	p, err := a.present(c, body.RefreshToken)
+	if err != nil {
+		return issuer.Effect{}, err
+	}
+	out, err := a.issuer.Logout(c.r.Context(), p.token, c.from())
+	if err == nil && p.cookie {
+		c.forget()
+	}
+	return out, err
 }
 
 // own is the session that an access token stands for.
@@ -112,19 +130,20 @@ func (a *API) changePassword(c *call) error {
 	if err != nil {
 		return err
 	}
-	key, err := idempotencyKey(c.r)
+	p, err := a.present(c, body.RefreshToken)
 	if err != nil {
 		return err
 	}
-	g, out, err := a.issuer.ChangePassword(c.r.Context(), issuer.PasswordChange{
-		Refresh: issuer.RefreshRequest{Token: body.RefreshToken, IdempotencyKey: key, Address: c.from()},
-		Old:     body.OldPassword, New: body.NewPassword,
-	})
+	request, err := p.request(c)
+	if err != nil {
+		return err
+	}
+	g, out, err := a.issuer.ChangePassword(c.r.Context(), issuer.PasswordChange{Refresh: request, Old: body.OldPassword, New: body.NewPassword})
 	if err != nil {
 		return err
 	}
 	status, effect := a.effect(c, out)
-	return c.reply(status, client.PasswordChanged{Tokens: tokens(g), Effect: effect})
+	return c.reply(status, client.PasswordChanged{Tokens: c.tokens(g, p.cookie), Effect: effect})
 }
 
 func (a *API) ownAccount(c *call) error { return a.replyAccount(c, c.actor.Subject) }

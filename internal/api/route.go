@@ -125,7 +125,7 @@ func (a *API) mux(routes []route, limited bool) http.Handler {
 		methods[rt.path], standard[rt.path] = append(methods[rt.path], rt.method), rt.oauth
 	}
 	for at, served := range methods {
-		add(route{path: at, body: true, oauth: standard[at], do: func(*API, *call) error { return refuseMethod(served) }})
+		add(route{path: at, body: true, oauth: standard[at], do: func(a *API, c *call) error { return a.otherMethod(c, served) }})
 	}
 	unknown := route{path: "/", body: true, do: func(*API, *call) error {
 		return &refusal{code: client.CodeNotFound, detail: "there is nothing at this path; /openapi.json lists what there is"}
@@ -200,6 +200,7 @@ func (rt *route) serve(a *API, w http.ResponseWriter, r *http.Request, limited b
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	err := error(nil)
 	if limited {
+		a.share(w, r)
 		err = a.admit(r.Context(), c.address)
 	}
 	if err == nil {

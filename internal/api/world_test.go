@@ -302,7 +302,7 @@ func (w *world) transport(dial dialer) http.RoundTripper {
 		if answer.StatusCode >= 400 {
 			w.search("the answer "+string(received), string(received))
 		}
-		w.remember(nil, received)
+		w.remember(answer.Header, received)
 		return answer, nil
 	})
 }
@@ -335,6 +335,11 @@ func (b broken) Read([]byte) (int, error) {
 // remember notes what may be neither in the log nor in a refusal.
 func (w *world) remember(h http.Header, text []byte) {
 	found := h.Values("Idempotency-Key")
+	for _, v := range slices.Concat(h.Values("Cookie"), h.Values("Set-Cookie")) {
+		_, value, _ := strings.Cut(v, "=")
+		value, _, _ = strings.Cut(value, ";")
+		found = append(found, strings.Split(value, ".")...)
+	}
 	for _, v := range h.Values("Authorization") {
 		if _, token, ok := strings.Cut(v, " "); ok {
 			found = append(found, token)
@@ -439,8 +444,8 @@ func (s *spec) check(t *testing.T, r *http.Request, sent []byte, answer *http.Re
 	t.Helper()
 	where := r.Method + " " + r.URL.Path
 	described := r.Clone(r.Context())
-	if r.Method == "HEAD" || answer.StatusCode == http.StatusRequestHeaderFieldsTooLarge {
-		return // no body, and net/http's own answer
+	if r.Method == "HEAD" || r.Method == "OPTIONS" || answer.StatusCode == http.StatusRequestHeaderFieldsTooLarge {
+		return // no body, the Fetch Standard's own question, and net/http's own answer
 	}
 	route, params, err := s.router.FindRoute(described)
 	if err != nil {

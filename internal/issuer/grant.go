@@ -19,6 +19,7 @@ type Grant struct {
 	RefreshToken string        // empty where there is no session
 	ExpiresIn    time.Duration // of the access token
 	Scope        string        // of the access token
+	Ends         time.Duration // until the session ends, unless it is refreshed before
 	Session      string
 	Subject      string
 }
@@ -99,6 +100,7 @@ func (i *Issuer) grant(d draft) (Grant, error) {
 	g := Grant{AccessToken: token, ExpiresIn: d.expires.Sub(d.issued), Scope: d.scope, Session: d.session.ID, Subject: d.account.Subject}
 	if g.Session != "" {
 		g.RefreshToken = i.refreshTokenOf(d.session, d.session.Counter)
+		g.Ends = min(d.session.Expires.Sub(d.issued), i.cfg.IdleTimeout)
 	}
 	return g, nil
 }
@@ -327,6 +329,10 @@ type RefreshRequest struct {
 	// Scope of the access token, at most what the session was granted, which
 	// does not change. Empty: all of that.
 	Scope string
+	// Shared says that tabs share the token, each with a refresh of its own. One
+	// that is current for less than ten seconds is then given again instead of a
+	// successor, lest a refresh that is still on its way be two behind.
+	Shared bool
 }
 
 // errReuse says that a refresh ran into reuse and must start again as a
@@ -360,6 +366,7 @@ type presented struct {
 	address  string
 	client   *Client
 	scope    string
+	shared   bool
 	// at is when it was judged first, zero before that. A call of several
 	// transactions judges as of then in all of them, lest the window close
 	// between two and make an honest client a thief.
@@ -371,7 +378,7 @@ func (r RefreshRequest) read() (p presented, err error) {
 	if p.refreshToken, ok = parseRefreshToken(r.Token); !ok {
 		return p, errGrant
 	}
-	p.address, p.client, p.scope = r.Address, r.Client, r.Scope
+	p.address, p.client, p.scope, p.shared = r.Address, r.Client, r.Scope, r.Shared
 	p.retryKey, err = retryKeyOf(r.IdempotencyKey)
 	return p, err
 }
@@ -431,7 +438,7 @@ func (i *Issuer) rotate(tx Tx, p presented) (draft, error) {
 		return draft{}, err
 	}
 	now := tx.Now()
-	if v == rotate {
+	if v == rotate && !(p.shared && inRetryWindow(s, now)) {
 		s.Counter++
 		s.Rotated, s.RetryKey = now, p.retryKey
 	}

@@ -91,7 +91,7 @@ func (i *Issuer) judge(s Session, t refreshToken, retryKey [sha256.Size]byte, no
 		return expired
 	case t.counter == s.Counter:
 		return rotate
-	case t.counter+1 == s.Counter && (sameRetry(s, retryKey) || !now.After(s.Rotated.Add(retryWindow))):
+	case t.counter+1 == s.Counter && (sameRetry(s, retryKey) || inRetryWindow(s, now)):
 		return repeat
 	}
 	return reuse
@@ -100,6 +100,8 @@ func (i *Issuer) judge(s Session, t refreshToken, retryKey [sha256.Size]byte, no
 func (i *Issuer) alive(s Session, now time.Time) bool {
 	return now.Before(s.Expires) && now.Before(s.LastUsed.Add(i.cfg.IdleTimeout))
 }
+
+func inRetryWindow(s Session, now time.Time) bool { return !now.After(s.Rotated.Add(retryWindow)) }
 
 func sameRetry(s Session, key [sha256.Size]byte) bool {
 	return key != [sha256.Size]byte{} && hmac.Equal(key[:], s.RetryKey[:])

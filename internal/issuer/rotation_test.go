@@ -266,6 +266,43 @@ func TestRefreshRacingLogoutLeavesNothingAlive(t *testing.T) {
 	}
 }
 
+// Tabs that share a token each refresh with what is there when they begin. One
+// that is on its way while two others are answered must not be taken for a thief.
+func TestP10SharedTokenHasOneSuccessorAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		refresh := func(token string) string {
+			t.Helper()
+			g, err := h.Refresh(t.Context(), issuer.RefreshRequest{Token: token, Shared: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.lives("of the refresh", g.AccessToken, true)
+			return g.RefreshToken
+		}
+		first := h.session(subject).RefreshToken
+		if got := refresh(first); got != first {
+			t.Error("a token that has just been given rotates")
+		}
+		time.Sleep(11 * time.Second)
+		second := refresh(first)
+		if got := refresh(second); second == first || got != second {
+			t.Error("want a successor, and it again while it is new")
+		}
+		time.Sleep(9 * time.Second)
+		if got := refresh(first); got != second {
+			t.Error("the late refresh does not get the successor of the others")
+		}
+		time.Sleep(2 * time.Second)
+		if got := refresh(second); got == second {
+			t.Error("the token does not rotate when its time is over")
+		}
+		time.Sleep(11 * time.Second)
+		_, err := h.Refresh(t.Context(), issuer.RefreshRequest{Token: first, Shared: true})
+		h.refused("an old token", err, issuer.CodeGrant)
+	})
+}
+
 func TestReuseKillsTheAccessTokenToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)

@@ -7,7 +7,8 @@
 /** What a login or a refresh gives. */
 export interface Tokens {
   readonly access_token: string;
-  readonly refresh_token: string;
+  /** Left out where it is in the cookie. */
+  readonly refresh_token?: string;
   readonly expires_in: number;
   readonly session: string;
   readonly subject: string;
@@ -37,7 +38,13 @@ export interface ClientOptions {
   url: string;
   /** Origins beside those of the page and of `url` that tokens are sent to. To others none ever is. */
   origins?: readonly string[];
-  /** Default: localStorage where there is one, so that tabs share the session; else memory. */
+  /**
+   * Keeps the refresh token in a cookie that no script can read, and the access
+   * token in the memory of this tab. For pages of an origin that the server was
+   * given; begin each with `resume`.
+   */
+  cookie?: boolean;
+  /** Default: localStorage where there is one, so that tabs share the session; else, and with `cookie`, memory. */
   store?: Store;
   /** Called when the session has ended here, in another tab, or by the server's word. */
   onSignedOut?: () => void;
@@ -71,7 +78,8 @@ export class Client {
     this.base = options.url.replace(/\/*$/, '');
     const page = (globalThis as { location?: { origin: string } }).location;
     this.origins = new Set([new URL(this.base).origin, ...(page ? [page.origin] : []), ...(options.origins ?? []).map((o) => new URL(o).origin)]);
-    this.store = options.store ?? defaultStore(`quash:${this.base}`);
+    const name = `quash:${this.base}`;
+    this.store = options.store ?? (options.cookie ? tabStore(name) : defaultStore(name));
     this.locks = options.locks ?? (globalThis as { navigator?: { locks?: Locks } }).navigator?.locks ?? processLocks;
     this.send = options.fetch ?? ((input, init) => fetch(input, init));
     this.known = this.signedIn;
@@ -92,12 +100,30 @@ export class Client {
     return (kept && kept.access_token === used ? await this.refresh(used) : kept)?.access_token;
   }
 
+  /**
+   * Goes on with the session of the cookie, if there is one, and says whether
+   * there is: what a page does when it is loaded. Without `cookie` it only says so.
+   */
+  async resume(): Promise<boolean> {
+    if (this.options.cookie && !this.signedIn) {
+      const { ended } = this;
+      await this.exclusive(async () => {
+        if (this.signedIn) return;
+        const tokens = await this.post('/v1/refresh', {}).catch(unlessOver) as Tokens | undefined;
+        if (tokens && ended === this.ended) this.keep(tokens);
+      });
+    }
+    return this.signedIn;
+  }
+
   /** Opens a session by name and password. A sign-out that happens meanwhile wins. */
   async login(credentials: { name: string; password: string; device?: string; client?: string }): Promise<void> {
     const { ended } = this;
-    const tokens = await this.post('/v1/login', credentials) as Tokens;
-    if (ended === this.ended) return this.keep(tokens);
-    await this.post('/v1/logout', { refresh_token: tokens.refresh_token });
+    await this.exclusive(async () => {
+      const tokens = await this.post('/v1/login', this.options.cookie ? { ...credentials, cookie: true } : credentials) as Tokens;
+      if (ended === this.ended) return this.keep(tokens);
+      await this.post('/v1/logout', { refresh_token: tokens.refresh_token });
+    });
   }
 
   /**
@@ -108,7 +134,8 @@ export class Client {
     const kept = this.store.get();
     this.ended++;
     this.keep(undefined);
-    if (kept) await this.post('/v1/logout', { refresh_token: kept.refresh_token });
+    if (this.options.cookie) await this.post('/v1/logout', {}).catch(unlessOver);
+    else if (kept) await this.post('/v1/logout', { refresh_token: kept.refresh_token });
   }
 
   /** Changes the password, which ends all other sessions; this one goes on with new tokens. */
@@ -157,11 +184,12 @@ export class Client {
       let kept = this.store.get();
       if (!kept || (used !== undefined && kept.access_token !== used)) return kept;
       // Kept before it is sent, so that a tab that was closed meanwhile is continued, not taken for a thief.
-      if (!kept.attempt) this.store.set(kept = { ...kept, attempt: randomKey() });
-      const current = () => this.store.get()?.refresh_token === kept.refresh_token;
+      if (!kept.attempt && kept.refresh_token) this.store.set(kept = { ...kept, attempt: randomKey() });
+      const current = () => this.store.get()?.access_token === kept.access_token;
       try {
         const tokens = await call(kept) as Tokens;
-        if (current()) this.keep(tokens);
+        // The cookie is of whoever signed in last, in whatever tab.
+        if (current()) this.keep(tokens.session === kept.session ? tokens : undefined);
       } catch (error) {
         if (!(error instanceof RequestFailed) || error.code !== 'invalid_grant') throw error;
         if (current()) this.keep(undefined);
@@ -186,7 +214,9 @@ export class Client {
     const headers = { 'Content-Type': 'application/json', ...(attempt && { 'Idempotency-Key': `"${attempt}"` }) };
     let response: Response;
     try {
-      response = await this.send(this.base + path, { method: 'POST', headers, body: JSON.stringify(body) });
+      response = await this.send(this.base + path, {
+        method: 'POST', headers, body: JSON.stringify(body), ...(this.options.cookie && { credentials: 'include' as const }),
+      });
     } catch (error) {
       throw new RequestFailed(0, 'no_answer', `${path}: the server did not answer: the tokens are kept`, { cause: error });
     }
@@ -194,6 +224,16 @@ export class Client {
     if (response.ok) return answer;
     throw new RequestFailed(response.status, answer.code ?? '', `${path}: ${answer.detail ?? `the server answered ${response.status}`}`);
   }
+
+  /** Runs a call that sets the cookie, one tab at a time: the browser keeps what came last. */
+  private exclusive<T>(call: () => Promise<T>): Promise<T> {
+    return this.options.cookie ? this.locks.request(`quash:${this.base}`, call) : call();
+  }
+}
+
+/** Takes the server's word that there is no session for an answer. */
+function unlessOver(error: unknown): undefined {
+  if (!(error instanceof RequestFailed) || error.code !== 'invalid_grant') throw error;
 }
 
 function authorized(request: Request, { access_token }: Tokens): Request {
@@ -218,6 +258,26 @@ function defaultStore(name: string): Store {
     get: () => JSON.parse(localStorage.getItem(name) ?? 'null') as Kept | null ?? undefined,
     set: (kept) => kept ? localStorage.setItem(name, JSON.stringify(kept)) : localStorage.removeItem(name),
     subscribe: (listener) => addEventListener('storage', (event) => { if (event.key === name || event.key === null) listener(); }),
+  };
+}
+
+/** Keeps the tokens in the memory of this tab, and hears where another ends their session or begins another. */
+function tabStore(name: string): Store {
+  const { get, set } = memoryStore();
+  const channel = new BroadcastChannel(name);
+  return {
+    get,
+    set: (kept) => {
+      const before = get()?.session;
+      set(kept);
+      if (kept?.session !== before) channel.postMessage(kept ? { began: kept.session } : { ended: before });
+    },
+    subscribe: (listener) => channel.addEventListener('message', ({ data }: MessageEvent<{ began?: string; ended?: string }>) => {
+      const session = get()?.session;
+      if (session === undefined || (data.ended !== session && (data.began ?? session) === session)) return;
+      set(undefined);
+      listener();
+    }),
   };
 }
 
