@@ -78,6 +78,9 @@ bench-compare: bench-peers ## … and beside what people use today; writes bench
 bench-quick: bench-peers ## a short run (under 3 minutes) that fails where a ratio is half as bad again as in bench/results/compare.json
 	cd bench && $(GO) run . -quick
 
+bench-postgres: postgres ## PostgreSQL beside pgbench, two nodes, and what grows with the sessions; writes bench/results/postgres.json and sessions.svg
+	cd bench && $(GO) run . -only postgres,nodes,growth-sessions -json results/postgres.json
+
 # They are started by the benchmark alone, in a directory of its own.
 bench-peers: postgres
 	@if ! [ -x /usr/sbin/nginx ] || ! command -v redis-server >/dev/null; then \
@@ -91,8 +94,9 @@ bench-peers: postgres
 model: ## the protocol of leases checked exhaustively by spin, and its mutations (needs spin and gcc); writes model/result.txt
 	./model/run
 
-chaos: postgres ## real processes, and PostgreSQL, stopped, killed and cut off for FOR=2m, and what was accepted meanwhile
-	$(GO) test -race -count=1 -v -timeout 1h ./chaos -chaos.for=$(FOR)
+chaos: postgres ## real processes, and PostgreSQL, stopped, killed and cut off for FOR=2m, and what was accepted meanwhile; writes chaos/result.txt
+	@{ echo "make chaos FOR=$(FOR), $$(date -u +%F), $$($(GO) version), $$(nproc) cores"; echo; } > chaos/result.txt
+	$(GO) test -race -count=1 -v -timeout 1h ./chaos -chaos.for=$(FOR) -chaos.out=result.txt
 
 mutants: ## leave each rule of the protocol out and let the simulation find what breaks
 	$(GO) run ./testdata/simulation/mutants
@@ -117,5 +121,5 @@ $(GOVULNCHECK):
 $(GOLANGCI):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 && mv $(TOOLS)/golangci-lint $@
 
-.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-peers model chaos mutants soak
+.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-postgres bench-peers model chaos mutants soak
 .DEFAULT_GOAL := help

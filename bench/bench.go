@@ -46,6 +46,7 @@ type sizes struct {
 	logs        []int         // revocations that live, from few to many
 	population  int           // tokens that come at a small cache
 	life        time.Duration // of tokens beside a store that is restarted
+	sessions    []int         // that were there before, from few to many
 }
 
 var full = sizes{
@@ -75,6 +76,7 @@ var full = sizes{
 	logs:       []int{1000, 10_000, 100_000, 1_000_000},
 	population: 20_000,
 	life:       time.Minute,
+	sessions:   []int{10_000, 100_000, 1_000_000},
 }
 
 // candidate does something once a round and returns what it costs or gives.

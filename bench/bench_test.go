@@ -39,6 +39,7 @@ var tiny = sizes{
 	logs:        []int{10, 100},
 	population:  50,
 	life:        4 * time.Second,
+	sessions:    []int{100, 1000},
 }
 
 // Every candidate checks what it measures, so that a figure is never one of

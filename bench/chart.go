@@ -76,8 +76,13 @@ func (r *report) charts(caption string) map[string]*bars {
 	request := &bars{title: "Requests a second whose caller is known", caption: caption, unit: perSecond}
 	http := &bars{title: "HTTP requests a second", caption: caption, unit: perSecond}
 	set := &bars{title: "Looking a revocation up, by how many there are", caption: caption, unit: seconds}
+	sessions := &bars{title: "One caller's time, by how many sessions there are", caption: caption, unit: seconds}
 	for _, w := range r.Rows {
 		switch w.Subject {
+		case "growth-sessions":
+			if w.Unit == seconds {
+				sessions.grow(w)
+			}
 		case "verify":
 			verify.add(w.What, "quash", w)
 		case "request":
@@ -90,7 +95,7 @@ func (r *report) charts(caption string) map[string]*bars {
 			}
 		}
 	}
-	all := map[string]*bars{"verify.svg": verify, "request.svg": request, "http.svg": http, "set.svg": set}
+	all := map[string]*bars{"verify.svg": verify, "request.svg": request, "http.svg": http, "set.svg": set, "sessions.svg": sessions}
 	for name, b := range all {
 		if len(b.groups) == 0 {
 			delete(all, name)
@@ -106,4 +111,15 @@ func (b *bars) add(group, ours string, w row) {
 	}
 	g := &b.groups[len(b.groups)-1]
 	g.bars = append(g.bars, bar{w.Beside, w.Theirs, false})
+}
+
+// grow puts a row of what has grown, named "what: how many", beside the figure
+// from before, and where its group is there already, behind it.
+func (b *bars) grow(w row) {
+	group, name, _ := strings.Cut(w.What, ": ")
+	if n := len(b.groups); n == 0 || b.groups[n-1].name != group {
+		b.groups = append(b.groups, barGroup{group, []bar{{w.Beside, w.Theirs, false}}})
+	}
+	g := &b.groups[len(b.groups)-1]
+	g.bars = append(g.bars, bar{name, w.Ours, true})
 }

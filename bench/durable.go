@@ -71,16 +71,22 @@ func openStore(ctx context.Context, path string) (*sqlite.Store, *issuer.Issuer,
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg := issuer.Config{Issuer: issuerURL, Audience: []string{audience}, Algorithm: jws.Ed25519, MaxSessions: 1000, Secret: make([]byte, 32)}
-	i, err := issuer.New(cfg, store)
-	if err == nil {
-		err = i.Prepare(ctx)
-	}
+	i, err := newIssuer(ctx, store)
 	if err != nil {
 		store.Close()
 		return nil, nil, err
 	}
 	return store, i, nil
+}
+
+// newIssuer returns one over a store that can issue.
+func newIssuer(ctx context.Context, store issuer.Store) (*issuer.Issuer, error) {
+	cfg := issuer.Config{Issuer: issuerURL, Audience: []string{audience}, Algorithm: jws.Ed25519, MaxSessions: 1000, Secret: make([]byte, 32)}
+	i, err := issuer.New(cfg, store)
+	if err == nil {
+		err = i.Prepare(ctx)
+	}
+	return i, err
 }
 
 func revokeOne(ctx context.Context, store issuer.Store) (issuer.Commit, error) {

@@ -56,6 +56,9 @@ var subjects = []subject{
 	{"cache", measureCache},
 	{"restart", measureRestart},
 	{"server", measureServer},
+	{"postgres", measurePostgres},
+	{"nodes", measureNodes},
+	{"growth-sessions", measureSessions},
 }
 
 // own is measured beside floors.

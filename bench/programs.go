@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // programs are other people's servers, on sockets and ports of this machine
@@ -142,8 +144,22 @@ func (p *programs) postgres(ctx context.Context) (url string, err error) {
 	if out, err := create.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("initdb: %w: %s", err, out)
 	}
-	err = p.start(p.owner, "unix", filepath.Join(data, ".s.PGSQL.5432"), program, "-D", data, "-k", data, "-c", "listen_addresses=", "-c", "max_connections=100")
-	return "postgres:///postgres?user=bench&sslmode=disable&host=" + data, err
+	if err := p.start(p.owner, "unix", filepath.Join(data, ".s.PGSQL.5432"), program, "-D", data, "-k", data, "-c", "listen_addresses=", "-c", "max_connections=100"); err != nil {
+		return "", err
+	}
+	url = "postgres:///postgres?user=bench&sslmode=disable&host=" + data
+	return url, answers(ctx, url)
+}
+
+// answers waits until a PostgreSQL that listens takes connections too.
+func answers(ctx context.Context, url string) (err error) {
+	for start := time.Now(); time.Since(start) < startTimeout; time.Sleep(10 * time.Millisecond) {
+		var c *pgx.Conn
+		if c, err = pgx.Connect(ctx, url); err == nil {
+			return c.Close(ctx)
+		}
+	}
+	return err
 }
 
 // nginx serves a small file behind each of the prefixes, after it has asked the

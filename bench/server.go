@@ -183,9 +183,6 @@ func (s *served) logout(token string) error {
 	return err
 }
 
-// bareRows is how many rows the table has of which one is updated.
-const bareRows = 10_000
-
 const (
 	createBare = `CREATE TABLE bare (id BIGINT PRIMARY KEY, n BIGINT NOT NULL)`
 	updateBare = `UPDATE bare SET n = n + 1 WHERE id = $1`

@@ -11,7 +11,10 @@ import (
 	"time"
 )
 
-var lastingFor = flag.Duration("chaos.for", 22*time.Second, "how long TestChaos and TestChaosOfNodes last together")
+var (
+	lastingFor = flag.Duration("chaos.for", 22*time.Second, "how long TestChaos and TestChaosOfNodes last together")
+	resultFile = flag.String("chaos.out", "", "`file` to which the tables of what was found are added")
+)
 
 const (
 	resourceServers = 4
@@ -68,7 +71,8 @@ func play(t *testing.T, s *stage, lasting time.Duration, faults []fault[*node]) 
 	})
 	acts.Wait()
 	l.ends()
-	t.Logf("at the end: %s%s", figures(l, c), l.table("signing keys withdrawn", l.stolen(), "accepted while stale", l.late(), "times PostgreSQL crashed", c.counts[databasesEnded].Load()))
+	t.Logf("at the end: %s", figures(l, c))
+	l.tell("signing keys withdrawn", l.stolen(), "accepted while stale", l.late(), "times PostgreSQL crashed", c.counts[databasesEnded].Load())
 	if l.tally.atOnce+l.tally.later == 0 || s.total(asked) == 0 {
 		t.Error("nothing was confirmed or nobody was asked")
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -180,6 +181,24 @@ func (l *load) stolen() string {
 		len(all), all[len(all)/2].Round(100*time.Microsecond), all[len(all)-1].Round(100*time.Microsecond))
 }
 
+// tell tells what was found, and adds it to the file of results.
+func (l *load) tell(more ...any) {
+	l.t.Helper()
+	table := l.table(more...)
+	l.t.Log(table)
+	if *resultFile == "" {
+		return
+	}
+	f, err := os.OpenFile(*resultFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err == nil {
+		_, err = f.WriteString(l.t.Name() + table + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		l.t.Error(err)
+	}
+}
+
 // table is what is told at the end.
 func (l *load) table(more ...any) string {
 	l.mu.Lock()
@@ -200,6 +219,7 @@ func (l *load) table(more ...any) string {
 	for i := 0; i+1 < len(more); i += 2 {
 		row(fmt.Sprint(more[i]), more[i+1])
 	}
+	row("answered, and lost", l.lost.Load())
 	row("violations", l.violations.Load())
 	fmt.Fprintf(w, "\nuntil a revoke begun after it was confirmed\ttimes\tmedian\tmost\n")
 	var whats []string

@@ -52,7 +52,7 @@ func TestP1P4SynchronousStandby(t *testing.T) {
 			t.Errorf("%s: epoch %d, %v, want 1: nothing was lost", n.name, log.Epoch, err)
 		}
 	}
-	t.Log(l.table())
+	l.tell()
 }
 
 // after waits for more revokes to be answered.
@@ -98,7 +98,7 @@ func TestP4P9LostTail(t *testing.T) {
 	l.nothingRevives()
 	l.startsAnew(crashed)
 	l.account()
-	t.Log(l.table())
+	l.tell()
 }
 
 // cutOff ends a standby's replication, once it has something.
@@ -248,7 +248,7 @@ func TestP8RollingRestart(t *testing.T) {
 	if logins.done == 0 {
 		t.Error("nobody logged in")
 	}
-	t.Log(l.table("logins with a password, of these at another node", fmt.Sprint(logins.done, " ", logins.again), "ended after, served again after", took))
+	l.tell("logins with a password, of these at another node", fmt.Sprint(logins.done, " ", logins.again), "ended after, served again after", took)
 }
 
 // logins are people with passwords, and how often they logged in.

@@ -58,6 +58,7 @@ type stage struct {
 	done     sync.WaitGroup
 
 	violations atomic.Int64
+	lost       atomic.Int64 // of what was answered: those of P1
 	mu         sync.Mutex
 	events     []string
 }
@@ -251,6 +252,9 @@ func (s *stage) since(at int64) time.Duration {
 const most = 20
 
 func (s *stage) violation(format string, args ...any) {
+	if strings.HasPrefix(format, "P1: ") {
+		s.lost.Add(1)
+	}
 	if s.violations.Add(1) > most {
 		s.t.Fail()
 		return

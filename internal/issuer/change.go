@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -212,6 +213,9 @@ func checkReason(reason string) error {
 	return nil
 }
 
+// holdable reports whether every store can hold s: PostgreSQL has no U+0000.
+func holdable(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
 // RevokeRequest is a revocation by claim.
 type RevokeRequest struct {
 	Issuer string // whose tokens; empty: the server's own
@@ -237,8 +241,8 @@ func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect,
 // revoke is the transaction of a revocation by claim. A refusal, or
 // ErrNotFound of a signing key, comes before anything is written.
 func (i *Issuer) revoke(tx Tx, by Actor, r RevokeRequest, out *Effect) error {
-	if r.Value == "" || len(r.Value) > maxValue || !utf8.ValidString(r.Value) {
-		return refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8; to end every token, revoke the aud that all of them have", maxValue)
+	if r.Value == "" || len(r.Value) > maxValue || !holdable(r.Value) {
+		return refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8 without the character U+0000; to end every token, revoke the aud that all of them have", maxValue)
 	}
 	if err := checkReason(r.Reason); err != nil {
 		return err

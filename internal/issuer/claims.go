@@ -70,22 +70,22 @@ func checkClaims(doc json.RawMessage) (json.RawMessage, error) {
 			return nil, refuse(CodeInvalid, "claims: the name %q: want 1 to %d visible ASCII characters, and not kid", m.Name, maxClaimName)
 		}
 		if !nameable(m.Value) {
-			return nil, refuse(CodeInvalid, "claims: %q has a number of 2^53 or more, which no revocation could name: write it as a string", m.Name)
+			return nil, refuse(CodeInvalid, "claims: %q has what no revocation could name: a number of 2^53 or more, which can be written as a string, or the character U+0000", m.Name)
 		}
 	}
 	return canonical(doc)
 }
 
-// nameable reports whether a revocation can name each number that a claim's
-// value is or has as a member.
+// nameable reports whether a revocation can name each number and string that a
+// claim's value is or has as a member.
 func nameable(value []byte) bool {
 	elements, array := jws.Elements(nil, value)
 	if !array {
 		elements = [][]byte{value}
 	}
 	return !slices.ContainsFunc(elements, func(e []byte) bool {
-		_, ok := jws.Text(e)
-		return !ok && (e[0] == '-' || '0' <= e[0] && e[0] <= '9')
+		text, ok := jws.Text(e)
+		return ok && !holdable(text) || !ok && (e[0] == '-' || '0' <= e[0] && e[0] <= '9')
 	})
 }
 

@@ -80,6 +80,8 @@ func TestClaims(t *testing.T) {
 		"a number below -2^53":            `{"a":-9007199254740993}`,
 		"a number beyond doubles":         `{"a":1e999}`,
 		"such a number in an array":       `{"a":["x",9007199254740992]}`,
+		"U+0000":                          `{"a":"x\u0000"}`,
+		"U+0000 in an array":              `{"a":["x","\u0000"]}`,
 	}
 	for _, name := range []string{"iss", "sub", "aud", "client_id", "iat", "exp", "nbf", "jti", "sid", "rev", "cnf", "act", "may_act", "kid"} {
 		bad[name] = fmt.Sprintf(`{"tenant":"acme",%q:"x"}`, name)
@@ -197,6 +199,7 @@ func TestRevokeRefuses(t *testing.T) {
 		{"an empty value", "tenant", "", issuer.CodeInvalid},
 		{"a long value", "tenant", strings.Repeat("v", 513), issuer.CodeInvalid},
 		{"a value that is not UTF-8", "tenant", "\xff", issuer.CodeInvalid},
+		{"a value with U+0000", "tenant", "ac\x00me", issuer.CodeInvalid},
 		{"a key that is not there", "kid", "nothing", issuer.CodeNotFound},
 	} {
 		_, err := h.Revoke(t.Context(), admin, issuer.RevokeRequest{Claim: tt.claim, Value: tt.value})

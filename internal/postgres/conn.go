@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,9 +23,16 @@ const (
 	lockTimeout = 5 * time.Second  // to wait for a lock
 	readTimeout = 30 * time.Second // of one statement
 	tripTimeout = 35 * time.Second // of one round trip
+	// shortTripTimeout is of the first and the last round trip of a transaction
+	// that writes. They wait for locks and for the disk, and touch few rows, so
+	// a connection that is silent for as long is lost.
+	shortTripTimeout = 15 * time.Second
 	// idleTimeout is between two statements. A node that is stopped while it
 	// holds the head keeps every other from renewing for as long.
 	idleTimeout = 3 * time.Second
+	// viewIdleTimeout is the same of a view, which holds up nobody: a backup
+	// writes what it has read to whoever asked for it, at their pace.
+	viewIdleTimeout = 10 * time.Minute
 )
 
 // conn is one connection with the statements that wait to be sent, all of one
@@ -43,6 +51,7 @@ type conn struct {
 	// errRehearsal, and everything else have no effect. Where local is set
 	// instead, what is written counts, and missed says that something failed.
 	rehearsing, local, missed bool
+	patience                  time.Duration // with the next round trip; 0: tripTimeout
 }
 
 // statement is one that waits to be sent.
@@ -111,8 +120,9 @@ func (c *conn) ask(list ...statement) error {
 
 // flush sends what is queued and takes the answers, in one round trip.
 func (c *conn) flush() error {
-	ctx, cancel := context.WithTimeout(context.Background(), tripTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(c.patience, tripTimeout))
 	defer cancel()
+	c.patience = 0
 	var b pgx.Batch
 	for _, s := range c.queue {
 		b.Queue(s.query, s.args...)
@@ -207,23 +217,32 @@ func holdable(args []any) bool {
 
 func plain(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
 
+// lost says that the connection broke. A transaction whose end had not been sent
+// was rolled back then, so it is errAgain; of a commit it proves nothing.
+type lost struct{ error }
+
+func (l lost) Error() string        { return fmt.Sprintf("the connection to PostgreSQL broke: %v", l.error) }
+func (l lost) Is(target error) bool { return target == errAgain }
+func (l lost) Unwrap() error        { return l.error }
+
 // judge names the errors that callers know.
 func judge(err error) error {
 	if errors.Is(err, errRolledBack) {
 		return err
 	}
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok { // the connection is lost
-		return fmt.Errorf("%w: the connection to PostgreSQL broke: %w", errAgain, err)
+	if !ok {
+		return lost{err}
 	}
 	switch e.Code {
 	case "23505": // unique_violation
 		return fmt.Errorf("%w: %w", issuer.ErrExists, err)
 	case "23503": // foreign_key_violation
 		return fmt.Errorf("%w: %w", issuer.ErrNotFound, err)
-	case "40001", "40P01", // serialization_failure, deadlock_detected
-		"57P01", "57P02", "57P03", "57P05", "25P03": // the server, or it alone, ended the connection
+	case "40001", "40P01": // serialization_failure, deadlock_detected
 		return fmt.Errorf("%w: %w", errAgain, err)
+	case "57P01", "57P02", "57P03", "57P05", "25P03": // the server, or it alone, ended the connection
+		return lost{err}
 	case "55P03", "57014": // lock_not_available, query_canceled
 		return fmt.Errorf("postgres: the database is busy; try again: %w", err)
 	case "25006": // read_only_sql_transaction

@@ -208,6 +208,8 @@ func (s *Store) acquire(ctx context.Context) (*conn, error) {
 		return nil, ctx.Err()
 	case s.isClosed():
 		return nil, errClosed
+	case bounded.Err() == nil:
+		return nil, fmt.Errorf("postgres: the database refuses connections or breaks them off; see that it runs and can be reached: %w", err)
 	}
 	return nil, fmt.Errorf("%w: %w", errBusy, err)
 }

@@ -28,7 +28,10 @@ type reader struct {
 // The statements that a transaction begins with, before it looks at the head.
 // Those of an issue take no snapshot: it comes after the gate.
 var (
-	beginView  = []string{`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`}
+	beginView = []string{
+		`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`,
+		fmt.Sprintf(`SET LOCAL idle_in_transaction_session_timeout = %d`, viewIdleTimeout.Milliseconds()),
+	}
 	beginIssue = []string{
 		`BEGIN ISOLATION LEVEL REPEATABLE READ`,
 		fmt.Sprintf(`SET LOCAL lock_timeout = %d`, lockTimeout.Milliseconds()),
@@ -63,6 +66,9 @@ func (r *reader) open(asked ...statement) error {
 	query := readHead
 	if r.writes {
 		query = writeHead
+	}
+	if r.writes {
+		r.c.patience = shortTripTimeout
 	}
 	list := make([]statement, 0, len(r.start)+2)
 	for _, text := range r.start {
@@ -149,6 +155,7 @@ func (u *unit) commit() error {
 	u.save()
 	u.queue(`SET LOCAL statement_timeout = 0`)
 	u.queue(commit)
+	u.c.patience = shortTripTimeout
 	err := u.s.commit(u.c)
 	if err == nil && !u.s.doubted(u.c) {
 		return nil
