@@ -91,6 +91,17 @@ bench-peers: postgres
 		{ echo "the comparison needs nginx and Redis: install the packages nginx-light and redis-server"; exit 1; }; \
 	fi
 
+interop: ## OAuth clients that other people wrote, in Go, Node and Python, against a server
+	@if ! /usr/bin/python3 -c 'import authlib, jwt, requests' 2>/dev/null; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		install="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-authlib python3-jwt python3-requests python3-cryptography"; \
+		echo "installing Authlib and PyJWT"; \
+		$$install || { $$sudo apt-get update && $$install; } || \
+		{ echo "these tests need Authlib and PyJWT: install the packages python3-authlib, python3-jwt and python3-requests"; exit 1; }; \
+	fi
+	cd interop/node && npm ci --no-audit --no-fund
+	cd interop && $(GO) vet ./... && $(GO) test -count=1 -timeout 5m ./...
+
 model: ## the protocol of leases checked exhaustively by spin, and its mutations (needs spin and gcc); writes model/result.txt
 	./model/run
 
@@ -121,5 +132,5 @@ $(GOVULNCHECK):
 $(GOLANGCI):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 && mv $(TOOLS)/golangci-lint $@
 
-.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-postgres bench-peers model chaos mutants soak
+.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-postgres bench-peers interop model chaos mutants soak
 .DEFAULT_GOAL := help

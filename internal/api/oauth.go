@@ -301,14 +301,14 @@ func (a *API) metadata(c *call) error {
 		return &refusal{code: client.CodeNotFound, detail: "the issuer is no URL, so it has no metadata; configure the URL that clients reach this listener at"}
 	}
 	confidential := []string{string(issuer.SecretBasic), string(issuer.SecretPost), string(issuer.PrivateKeyJWT)}
-	any := append(confidential[:3:3], string(issuer.NoMethod))
+	every := append(confidential[:3:3], string(issuer.NoMethod))
 	algorithms := []string{"ES256", "Ed25519", "EdDSA", "RS256"}
 	c.Header().Set("Cache-Control", "no-cache")
 	return c.reply(http.StatusOK, metadata{
 		Issuer: a.issuer.Name(), Token: base + "/oauth/token", Keys: base + "/.well-known/jwks.json",
 		ResponseTypes: []string{}, GrantTypes: []string{issuer.GrantRefresh, issuer.GrantClient},
-		TokenMethods: any, TokenAlgorithms: algorithms,
-		Revocation: base + "/oauth/revoke", RevocationMethods: any, RevocationAlgs: algorithms,
+		TokenMethods: every, TokenAlgorithms: algorithms,
+		Revocation: base + "/oauth/revoke", RevocationMethods: every, RevocationAlgs: algorithms,
 		Introspection: base + "/oauth/introspect", IntrospectionMethod: confidential, IntrospectionAlgs: algorithms,
 	})
 }

@@ -559,6 +559,7 @@ func TestP17GuessingSecretsIsLimited(t *testing.T) {
 		if got := w.post("/oauth/token", ownToken, basic("other", other)); got.status != 200 {
 			t.Errorf("another client from there: got %d %s, want 200", got.status, got.text)
 		}
+		w.post("/oauth/token", ownToken, basic(strings.Repeat("x", 8_000), "guess")).refused(t, "a client_id that nobody can have", 401, "invalid_client")
 		time.Sleep(6 * time.Second)
 		if got := w.post("/oauth/token", ownToken, basic("shop", secret)); got.status != 200 {
 			t.Errorf("after the wait: got %d %s, want 200", got.status, got.text)

@@ -21,6 +21,7 @@ const (
 )
 
 const (
+	maxClientID   = 128
 	maxClients    = maxListed
 	maxClientKeys = 16
 	maxList       = 64 // scopes and audiences of a client
@@ -57,7 +58,7 @@ func (i *Issuer) CreateClient(ctx context.Context, by Actor, n NewClient) (Clien
 	setDefault(&c.ID, c.ID == "", newID("c_"))
 	setDefault(&c.Method, c.Method == "", SecretBasic)
 	switch {
-	case !visible(c.ID, 1, 128):
+	case !visible(c.ID, 1, maxClientID):
 		return Client{}, "", refuse(CodeInvalid, "client_id: want 1 to 128 visible ASCII characters")
 	case !slices.Contains([]AuthMethod{SecretBasic, SecretPost, PrivateKeyJWT, NoMethod}, c.Method):
 		return Client{}, "", refuse(CodeInvalid, "method: want client_secret_basic, client_secret_post, private_key_jwt or none")

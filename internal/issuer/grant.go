@@ -250,8 +250,8 @@ var errCrowded = errors.New("too many sessions")
 // openSession opens a session unless the account's password hash is no longer
 // the one that was checked, because a change came in between.
 func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject string, checked *string, d Device) (Grant, error) {
-	if live := i.cfg.Live(); live > i.cfg.MaxLive/10*9 {
-		return Grant{}, &Error{Code: CodeFull, Detail: "too many revocations are live to open more sessions; try again when some have expired", RetryAfter: time.Minute}
+	if err := i.hasRoom(); err != nil {
+		return Grant{}, err
 	}
 	s, standing := i.newSession(subject, d), "nothing changed"
 	for {
@@ -299,6 +299,15 @@ func (i *Issuer) openSession(ctx context.Context, by Actor, e Event, subject str
 			standing = "another session was ended to make room and none was opened"
 		}
 	}
+}
+
+// hasRoom refuses to give what can end in one more revocation where too many
+// are live.
+func (i *Issuer) hasRoom() error {
+	if live := i.cfg.Live(); live > i.cfg.MaxLive/10*9 {
+		return &Error{Code: CodeFull, Detail: "too many revocations are live to open more sessions; try again when some have expired", RetryAfter: time.Minute}
+	}
+	return nil
 }
 
 // evict ends the session of a subject that was unused for longest. It looks
@@ -421,8 +430,11 @@ func presentable(rd Reader, s Session, by *Client) error {
 		return nil
 	}
 	c, err := rd.Client(s.Client)
-	if err == nil && c.Method != NoMethod {
-		err = refuse(CodeGrant, "the session's client has to show who it is: present the refresh token at /oauth/token")
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return errGrant
+	case err == nil && c.Method != NoMethod:
+		return refuse(CodeGrant, "the session's client has to show who it is: present the refresh token at /oauth/token")
 	}
 	return err
 }

@@ -72,14 +72,19 @@ func newLimits() (*limits, error) {
 	return l, nil
 }
 
+// guessed is the key under which attempts at one client are counted. What is
+// longer than any client_id is cut, so that the memory is bounded.
+func guessed(p ClientProof) string {
+	return Place(p.Address) + " " + p.ID[:min(len(p.ID), maxClientID+1)]
+}
+
 // client refuses a client's attempt with CodeLimited after too many that failed.
 func (l *limits) client(ctx context.Context, p ClientProof) error {
-	place := Place(p.Address)
-	one, err := l.clients.wait(ctx, place+" "+p.ID)
+	one, err := l.clients.wait(ctx, guessed(p))
 	if err != nil {
 		return fmt.Errorf("limit clients: %w", err)
 	}
-	all, err := l.origins.wait(ctx, place)
+	all, err := l.origins.wait(ctx, Place(p.Address))
 	if err != nil {
 		return fmt.Errorf("limit clients: %w", err)
 	}
@@ -91,10 +96,9 @@ func (l *limits) client(ctx context.Context, p ClientProof) error {
 
 // refused counts an attempt that failed and returns why it did.
 func (l *limits) refused(ctx context.Context, p ClientProof, why error) error {
-	place := Place(p.Address)
-	_, _, err := l.clients.count.RateLimitCtx(ctx, place+" "+p.ID, 1)
+	_, _, err := l.clients.count.RateLimitCtx(ctx, guessed(p), 1)
 	if err == nil {
-		_, _, err = l.origins.count.RateLimitCtx(ctx, place, 1)
+		_, _, err = l.origins.count.RateLimitCtx(ctx, Place(p.Address), 1)
 	}
 	if err != nil {
 		return fmt.Errorf("limit clients: %w", err)

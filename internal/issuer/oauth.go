@@ -14,6 +14,9 @@ import (
 // section 4.4), of the scope that it asks for, or of all that it may have. It
 // has no session and no refresh token, and a subject that no account has.
 func (i *Issuer) ClientCredentials(ctx context.Context, by Client, scope string) (Grant, error) {
+	if err := i.hasRoom(); err != nil {
+		return Grant{}, err
+	}
 	g, err := i.issue(ctx, func(tx Tx) (draft, error) {
 		c, err := tx.Client(by.ID)
 		switch {
@@ -173,7 +176,6 @@ type Inspected struct {
 // to it or has it in its aud, or its own refresh token. It carries out what waits
 // in the outbox first.
 func (i *Issuer) Inspect(ctx context.Context, by Client, token string) (Inspected, error) {
-	var head uint64
 	requested := false
 	err := i.store.View(ctx, func(rd Reader) (err error) {
 		requested, err = rd.Requested()
@@ -195,6 +197,7 @@ func (i *Issuer) Inspect(ctx context.Context, by Client, token string) (Inspecte
 		}
 		return Inspected{}, err
 	}
+	var head uint64
 	var now time.Time
 	err = i.store.View(ctx, func(rd Reader) error {
 		l, err := rd.Log()
