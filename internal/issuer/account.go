@@ -23,13 +23,11 @@ func (i *Issuer) CreateAccount(ctx context.Context, by Actor, n NewAccount) (Acc
 	a := Account{Subject: n.Subject}
 	setDefault(&a.Subject, a.Subject == "", newID("u_"))
 	var err error
-	switch {
-	case !visible(a.Subject, 1, 128):
-		return Account{}, refuse(CodeInvalid, "subject: want 1 to 128 visible ASCII characters")
-	case strings.HasPrefix(a.Subject, clientPrefix):
-		return Account{}, refuse(CodeInvalid, "subject: %s begins those of clients; choose another", clientPrefix)
-	case n.Password != "" && n.Name == "":
-		return Account{}, refuse(CodeInvalid, "name: a password needs a name to log in with")
+	if err = checkSubject(a.Subject); err != nil {
+		return Account{}, err
+	}
+	if n.Password != "" && n.Name == "" {
+		return Account{}, errNameless
 	}
 	if a.Name, err = accountName(n.Name); err != nil {
 		return Account{}, err
@@ -53,6 +51,19 @@ func (i *Issuer) CreateAccount(ctx context.Context, by Actor, n NewAccount) (Acc
 		return insertAccount(tx, by, a)
 	})
 	return a, explain("account", err)
+}
+
+var errNameless = refuse(CodeInvalid, "name: a password needs a name to log in with")
+
+// checkSubject refuses what no account can have as its subject.
+func checkSubject(subject string) error {
+	switch {
+	case !visible(subject, 1, 128):
+		return refuse(CodeInvalid, "subject: want 1 to 128 visible ASCII characters")
+	case strings.HasPrefix(subject, clientPrefix):
+		return refuse(CodeInvalid, "subject: %s begins those of clients; choose another", clientPrefix)
+	}
+	return nil
 }
 
 func insertAccount(tx Tx, by Actor, a Account) error {

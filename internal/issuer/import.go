@@ -129,12 +129,15 @@ func (r *importedRow) check() (err error) {
 	switch {
 	case r.Subject == "" && r.Name == "":
 		return refuse(CodeInvalid, "want a name or a subject")
-	case r.Subject != "" && !visible(r.Subject, 1, 128):
-		return refuse(CodeInvalid, "subject: want 1 to 128 visible ASCII characters")
 	case r.Password != "" && r.PasswordHash != "":
 		return refuse(CodeInvalid, "want a password or a password_hash, not both")
 	case r.Name == "" && r.Password+r.PasswordHash != "":
-		return refuse(CodeInvalid, "name: a password needs a name to log in with")
+		return errNameless
+	}
+	if r.Subject != "" {
+		if err := checkSubject(r.Subject); err != nil {
+			return err
+		}
 	}
 	if r.Name, err = accountName(r.Name); err != nil {
 		return err

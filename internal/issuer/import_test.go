@@ -229,6 +229,7 @@ func TestImportRefusesARowAndGoesOn(t *testing.T) {
 		{Subject: "u_2", Name: "BOB"},
 		{Subject: "u_bob", Name: "robert"},
 		{Subject: "u_bob", Claims: json.RawMessage(`{"role":"editor"}`)},
+		{Subject: "client:shop"},
 		{Subject: "u_3", Deactivated: new(true)},
 	}
 	got := h.imports(false, rows...)
@@ -236,7 +237,7 @@ func TestImportRefusesARowAndGoesOn(t *testing.T) {
 	for _, r := range got.Refused {
 		refused = append(refused, r.Row)
 	}
-	if diff := cmp.Diff([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, refused); diff != "" || got.Created != 2 {
+	if diff := cmp.Diff([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, refused); diff != "" || got.Created != 2 {
 		t.Errorf("made %d, want 2; refused (-want +got):\n%s", got.Created, diff)
 	}
 	a, err := h.Account(t.Context(), "u_3")
@@ -244,7 +245,7 @@ func TestImportRefusesARowAndGoesOn(t *testing.T) {
 		t.Errorf("got %+v, %v, want it deactivated", a, err)
 	}
 	before := h.everything()
-	if got := h.imports(false, rows[0], rows[11]); got.Same != 2 {
+	if got := h.imports(false, rows[0], rows[12]); got.Same != 2 {
 		t.Errorf("again: got %+v, want that both are there", got)
 	}
 	h.unchanged("importing what is there", before)
