@@ -147,7 +147,8 @@ func (l *Log) settleWait(w *wait, now lease.Moment) bool {
 		w.took = now.Mono - w.committed.Mono
 	}
 	if b := l.evidence.find(w.position); b != nil && b.closed {
-		w.took = min(w.took, b.began.Mono-w.committed.Mono+b.took) // it was over before somebody asked
+		// It was over before somebody asked, perhaps before the commit returned.
+		w.took = max(0, min(w.took, b.began.Mono-w.committed.Mono+b.took))
 	}
 	close(w.done)
 	return true

@@ -299,7 +299,7 @@ func backupIntoEmpty(t *testing.T, h Harness) {
 	}
 	for what, write := range map[string]func(issuer.Tx) error{
 		"an account": writes["01 PutAccount"], "a record": appending("sid", "1"), "an epoch": beginEpoch("x"), "a start": writes["08 SetMaxLifetime"],
-		"a key": writes["10 PutAPIKey"], "a client": writes["22 PutClient"], "an entry of the audit": writes["12 AppendAudit"],
+		"a key": writes["10 PutAPIKey"], "a client": writes["22 PutClient"], "another issuer": writes["25 PutIssuer"], "an entry of the audit": writes["12 AppendAudit"],
 	} {
 		to := h.another(t)
 		update(t, to.Store, write)

@@ -41,7 +41,7 @@ var writes = map[string]func(issuer.Tx) error{
 		e.Position = 7
 		return errors.Join(appending("sid", "s9")(tx), tx.AppendAudit(e), tx.AppendAudit(audit("logout", "u2", epoch)))
 	},
-	"22 PutIssuer": func(tx issuer.Tx) error {
+	"25 PutIssuer": func(tx issuer.Tx) error {
 		return errors.Join(tx.PutIssuer(foreign("https://idp.example", time.Hour)), foreignRevocation(tx, "https://idp.example"))
 	},
 }

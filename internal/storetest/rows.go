@@ -20,7 +20,7 @@ func reopening(t *testing.T, h Harness) {
 	for _, name := range []string{
 		"01 PutAccount", "02 PutAccount other", "03 PutSession", "04 PutSession other", "06 AppendRevocation", "07 AppendRevocations",
 		"08 SetMaxLifetime", "09 PutSigningKey", "10 PutAPIKey", "12 AppendAudit",
-		"16 PutNode", "17 PutVerifier", "18 PutConfirmation", "22 PutClient", "24 SpendAssertion", "26 PutIssuer",
+		"16 PutNode", "17 PutVerifier", "18 PutConfirmation", "22 PutClient", "24 SpendAssertion", "25 PutIssuer",
 	} {
 		p.step(t, writes[name], nil)
 	}

@@ -40,12 +40,16 @@ export interface Trusted {
 /** How it stands with the keys of another issuer. */
 export interface IssuerStatus {
   name: string;
-  /** The keys that it has; of a secret, 1. */
+  /** Its tokens can be checked; they throw a StaleError else. */
+  ready: boolean;
+  /** The keys that it has; 0 with a secret. */
   keys: number;
-  /** When they were loaded last; undefined: never, or they are fixed. */
-  loaded: Date | undefined;
-  /** Why they could not be loaded when that was tried last; empty: they could. */
+  /** When the keys that it publishes were fetched last. */
+  fetched: Date | undefined;
+  /** Why they could not be, the last time; the last good ones are in use. Empty: they could. */
   failure: string;
+  /** When its secret is accepted no more. */
+  until: Date | undefined;
 }
 
 const maxIssuers = 32;
@@ -139,7 +143,7 @@ const retryFirst = 1_000; // while there are no keys at all
  */
 export class KeySource {
   keys: ReadonlyMap<string, PublicKey> | undefined;
-  loaded: number | undefined; // Unix milliseconds
+  fetched: Date | undefined;
   failure = '';
   private text = '';
   private timer: NodeJS.Timeout | undefined;
@@ -197,7 +201,7 @@ export class KeySource {
     const text = await readBody(response);
     const keys = readSet(text);
     this.failure = '';
-    this.loaded = Date.now();
+    this.fetched = new Date();
     if (text !== this.text) {
       [this.keys, this.text] = [keys, text];
       this.changed?.();
@@ -255,8 +259,9 @@ export class Issuers {
   }
 
   status(): IssuerStatus[] {
-    return this.base.map(({ name, keys, secret, source }) => ({
-      name, keys: secret ? 1 : keys?.size ?? 0, loaded: source?.loaded === undefined ? undefined : new Date(source.loaded), failure: source?.failure ?? '',
+    return this.base.map(({ name, keys, secret, source, until }) => ({
+      name, ready: secret !== undefined || keys !== undefined, keys: keys?.size ?? 0, fetched: source?.fetched, failure: source?.failure ?? '',
+      until: secret && new Date(until),
     }));
   }
 }

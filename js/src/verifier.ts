@@ -284,6 +284,9 @@ export class Verifier {
         ['position', 'gauge', 'Position of the log that the verifier has applied.', s.position],
         ['revocations', 'gauge', 'Revocations that live.', s.revocations],
         ['accepted_stale_total', 'counter', 'Requests accepted while the verifier was stale.', s.acceptedStale],
+        ['issuers', 'gauge', 'Other issuers whose tokens the verifier accepts.', s.issuers.length],
+        ['issuers_ready', 'gauge', 'Other issuers whose keys the verifier has.', s.issuers.filter((i) => i.ready).length],
+        ['issuers_failing', 'gauge', 'Other issuers whose keys could not be fetched the last time.', s.issuers.filter((i) => i.failure !== '').length],
       ];
       response.writeHead(200, { 'Content-Type': 'text/plain; version=0.0.4; charset=utf-8' });
       response.end(all.map(([name, kind, help, value]) =>

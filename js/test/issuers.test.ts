@@ -143,7 +143,7 @@ describe('a key set that is published', () => {
     server.answer(first);
     try {
       await trusting([{ name: idp, jwks: server.url, audience: 'orders' }], async (v) => {
-        await eventually(() => v.status().issuers[0]!.loaded !== undefined || v.status().issuers[0]!.failure !== '', 'tried');
+        await eventually(() => v.status().issuers[0]!.fetched !== undefined || v.status().issuers[0]!.failure !== '', 'tried');
         await body(v, server);
       });
     } finally {
