@@ -157,10 +157,14 @@ func New(cfg Config, store Store) (*Issuer, error) {
 // another algorithm than the configured one, makes those that are missing, and
 // seals with the secret those that the previous one sealed. After a restore it
 // revokes everything issued before. It fails where the keys were sealed with
-// neither, and where a restore broke off.
+// neither, where a restore broke off, and where another node issues under another
+// name.
 func (i *Issuer) Prepare(ctx context.Context) error {
 	_, err := i.store.Update(ctx, func(tx Tx) error {
 		if err := checkWhole(tx); err != nil {
+			return err
+		}
+		if err := i.sameIssuer(tx); err != nil {
 			return err
 		}
 		if err := i.finishEpoch(tx); err != nil {
@@ -179,6 +183,19 @@ func (i *Issuer) Prepare(ctx context.Context) error {
 
 // Name is the iss of every token.
 func (i *Issuer) Name() string { return i.cfg.Issuer }
+
+// sameIssuer refuses to be a second issuer on one database: revocations name the
+// issuer, and one that was made here would kill no token of the other node. A
+// node that ended in order has taken its row out, or says who is owed.
+func (i *Issuer) sameIssuer(rd Reader) error {
+	nodes, err := rd.Nodes()
+	for _, n := range nodes {
+		if n.Issuer != "" && n.Issuer != i.cfg.Issuer && n.Owed == "" {
+			return fmt.Errorf("a node on this database issues as %s, and this one would as %s, so that a logout at one would not end tokens of the other: start this one with --issuer %[1]s; or, to change the issuer, end every node in order first (one that crashed is started once more for that)", n.Issuer, i.cfg.Issuer)
+		}
+	}
+	return err
+}
 
 // IdleTimeout is how long a session may go without a refresh.
 func (i *Issuer) IdleTimeout() time.Duration { return i.cfg.IdleTimeout }

@@ -97,6 +97,33 @@ func TestCompromisedKeyIsWithdrawn(t *testing.T) {
 	h.lives("after a restart", h.mustRefresh(next.RefreshToken, "").AccessToken, true)
 }
 
+// P4: what is revoked names its issuer, so two names on one database would have
+// a confirmed logout leave tokens of the other alive.
+func TestP4NodesOfOneDatabaseHaveOneIssuer(t *testing.T) {
+	h := open(t)
+	put := func(n issuer.Node) {
+		t.Helper()
+		if _, err := h.store.Update(t.Context(), func(tx issuer.Tx) error { return tx.PutNode(n) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := issuer.New(issuer.Config{Issuer: "https://other.example", Secret: h.cfg.Secret}, h.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := issuer.Node{ID: "n1", Issuer: h.cfg.Issuer, Lease: time.Minute, Started: time.Now()}
+	put(row)
+	if err := other.Prepare(t.Context()); err == nil || !strings.Contains(err.Error(), "--issuer "+h.cfg.Issuer) {
+		t.Errorf("beside a node of another issuer: got %v, want an error that names it", err)
+	}
+	h.restart() // the same name is welcome
+	row.Owed = "[]"
+	put(row)
+	if err := other.Prepare(t.Context()); err != nil {
+		t.Errorf("once that node has ended in order: got %v, want success", err)
+	}
+}
+
 func TestSigningKeysAreSealed(t *testing.T) {
 	h := open(t)
 	keys, err := h.SigningKeys(t.Context())

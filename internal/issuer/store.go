@@ -247,6 +247,7 @@ type Tail struct {
 // that ended in order while somebody held its leases.
 type Node struct {
 	ID      string        // random, of the process
+	Issuer  string        // iss of the tokens that it issues
 	Counter uint64        // rises with each renewal
 	Floor   uint64        // it and every holder of one of its leases has applied the log up to here
 	Lease   time.Duration // that it grants

@@ -11,11 +11,11 @@ import (
 	"github.com/quashdev/quash/internal/issuer"
 )
 
-const selectNodes = `SELECT id, counter, floor, lease, started, owed FROM quash.node ORDER BY id`
+const selectNodes = `SELECT id, issuer, counter, floor, lease, started, owed FROM quash.node ORDER BY id`
 
 func scanNode(row pgx.Rows) (n issuer.Node, err error) {
 	var counter, floor, started int64
-	err = row.Scan(&n.ID, &counter, &floor, (*int64)(&n.Lease), &started, &n.Owed)
+	err = row.Scan(&n.ID, &n.Issuer, &counter, &floor, (*int64)(&n.Lease), &started, &n.Owed)
 	n.Counter, n.Floor, n.Started = uint64(counter), uint64(floor), instant(started)
 	return n, err
 }
@@ -26,10 +26,10 @@ func (r *reader) Nodes() ([]issuer.Node, error) { return all(r, scanNode, select
 // PutNode implements [issuer.Tx]. Every update holds the head.
 func (t *tx) PutNode(n issuer.Node) error {
 	err := t.write(`
-		INSERT INTO quash.node (id, counter, floor, lease, started, owed) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (id) DO UPDATE SET counter = excluded.counter, floor = excluded.floor, lease = excluded.lease,
+		INSERT INTO quash.node (id, issuer, counter, floor, lease, started, owed) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, counter = excluded.counter, floor = excluded.floor, lease = excluded.lease,
 			started = excluded.started, owed = excluded.owed`,
-		n.ID, int64(n.Counter), int64(n.Floor), int64(n.Lease), stamp(n.Started), n.Owed)
+		n.ID, n.Issuer, int64(n.Counter), int64(n.Floor), int64(n.Lease), stamp(n.Started), n.Owed)
 	if err != nil {
 		return fmt.Errorf("put node: %w", err)
 	}

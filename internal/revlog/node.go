@@ -170,7 +170,7 @@ func (l *Log) join(ctx context.Context) error {
 		if l.id == "" {
 			l.id = rand.Text() // kept over attempts: a commit that failed may stand
 		}
-		row = issuer.Node{ID: l.id, Lease: time.Duration(l.cfg.Lease), Started: time.Now()}
+		row = issuer.Node{ID: l.id, Issuer: l.cfg.Issuer, Lease: time.Duration(l.cfg.Lease), Started: time.Now()}
 		if err := l.update(ctx, func(w Writer) error { return w.PutNode(row) }); err != nil {
 			return fmt.Errorf("write this node's row: %w", err)
 		}

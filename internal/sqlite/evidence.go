@@ -16,17 +16,17 @@ func (r *reader) Nodes() ([]issuer.Node, error) {
 	return all(r.c, func(row scanner) (n issuer.Node, err error) {
 		var counter, floor int64
 		var started instant
-		err = row.Scan(&n.ID, &counter, &floor, &n.Lease, &started, &n.Owed)
+		err = row.Scan(&n.ID, &n.Issuer, &counter, &floor, &n.Lease, &started, &n.Owed)
 		n.Counter, n.Floor, n.Started = uint64(counter), uint64(floor), started.time()
 		return n, err
-	}, `SELECT id, counter, floor, lease, started, owed FROM node ORDER BY id`)
+	}, `SELECT id, issuer, counter, floor, lease, started, owed FROM node ORDER BY id`)
 }
 
 // PutNode implements [issuer.Tx].
 func (t *tx) PutNode(n issuer.Node) error {
 	_, err := t.c.exec(`
-		INSERT OR REPLACE INTO node (id, counter, floor, lease, started, owed) VALUES (?, ?, ?, ?, ?, ?)`,
-		n.ID, int64(n.Counter), int64(n.Floor), int64(n.Lease), stamp(n.Started), n.Owed)
+		INSERT OR REPLACE INTO node (id, issuer, counter, floor, lease, started, owed) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+		n.ID, n.Issuer, int64(n.Counter), int64(n.Floor), int64(n.Lease), stamp(n.Started), n.Owed)
 	if err == nil {
 		t.ledger.nodes, err = t.Nodes()
 	}

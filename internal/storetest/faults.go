@@ -26,13 +26,15 @@ var writes = map[string]func(issuer.Tx) error{
 	"13 EndSessions":        func(tx issuer.Tx) error { return endAndCompare(tx, issuer.Match{Claim: "sub", Value: "u1"}, "") },
 	"14 DeleteAccount":      func(tx issuer.Tx) error { return tx.DeleteAccount("u2") },
 	"15 SessionAndRevoking": func(tx issuer.Tx) error { return endSession(tx, "s4") },
-	"16 PutNode":            func(tx issuer.Tx) error { return tx.PutNode(issuer.Node{ID: "n1", Counter: 1, Lease: time.Minute}) },
-	"17 PutVerifier":        atHead(func(tx issuer.Tx, head uint64) error { return tx.PutVerifier(verifier("n1", uint32(head))) }),
-	"18 PutConfirmation":    atHead(func(tx issuer.Tx, head uint64) error { return tx.PutConfirmation(confirmation("n1", head, head+3, 2)) }),
-	"19 DeleteNode":         func(tx issuer.Tx) error { return tx.DeleteNode("n1") },
-	"20 BeginEpoch":         beginEpoch("a fail-over"),
-	"22 PutClient":          func(tx issuer.Tx) error { return tx.PutClient(registered("web")) },
-	"23 DeleteClient":       func(tx issuer.Tx) error { return tx.DeleteClient("web") },
+	"16 PutNode": func(tx issuer.Tx) error {
+		return tx.PutNode(issuer.Node{ID: "n1", Issuer: "i", Counter: 1, Lease: time.Minute})
+	},
+	"17 PutVerifier":     atHead(func(tx issuer.Tx, head uint64) error { return tx.PutVerifier(verifier("n1", uint32(head))) }),
+	"18 PutConfirmation": atHead(func(tx issuer.Tx, head uint64) error { return tx.PutConfirmation(confirmation("n1", head, head+3, 2)) }),
+	"19 DeleteNode":      func(tx issuer.Tx) error { return tx.DeleteNode("n1") },
+	"20 BeginEpoch":      beginEpoch("a fail-over"),
+	"22 PutClient":       func(tx issuer.Tx) error { return tx.PutClient(registered("web")) },
+	"23 DeleteClient":    func(tx issuer.Tx) error { return tx.DeleteClient("web") },
 	"24 SpendAssertion": atHead(func(tx issuer.Tx, head uint64) error {
 		return spend(tx, [32]byte{byte(head), byte(head >> 8)}, epoch.Add(time.Hour))
 	}),

@@ -217,7 +217,7 @@ func putRandomSession(id, subject string, at time.Time) func(issuer.Tx) error {
 }
 
 func putRandomNode(rnd *rand.Rand, at time.Time) func(issuer.Tx) error {
-	n := issuer.Node{ID: pick(rnd, nodes...), Counter: rnd.Uint64(), Floor: rnd.Uint64N(revset.MaxPosition), Lease: time.Duration(rnd.Uint32()), Started: at, Owed: pick(rnd, "", "[]")}
+	n := issuer.Node{ID: pick(rnd, nodes...), Issuer: pick(rnd, "", "https://issuer.test"), Counter: rnd.Uint64(), Floor: rnd.Uint64N(revset.MaxPosition), Lease: time.Duration(rnd.Uint32()), Started: at, Owed: pick(rnd, "", "[]")}
 	return func(tx issuer.Tx) error { return tx.PutNode(n) }
 }
 

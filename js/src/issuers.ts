@@ -52,7 +52,7 @@ export interface IssuerStatus {
   until: Date | undefined;
 }
 
-const maxIssuers = 32;
+const maxIssuers = 16;
 const defaultTypes = ['at+jwt'];
 const maxSet = 1 << 20; // octets
 const maxKeys = 100;
@@ -61,6 +61,7 @@ const maxKeys = 100;
 export function completeIssuers(list: readonly Issuer[], own: string | undefined): Trusted[] {
   if (list.length > maxIssuers) throw new TypeError(`issuers: ${list.length} of them, want at most ${maxIssuers}`);
   const names = new Set([own]);
+  const secrets = new Set<string>();
   return list.map((i) => {
     const wrong = (text: string) => new TypeError(`issuer ${JSON.stringify(i.name)}: ${text}`);
     if (typeof i.name !== 'string' || !/^[!-~]{1,256}$/.test(i.name)) throw wrong('name: want 1 to 256 visible ASCII characters');
@@ -72,12 +73,16 @@ export function completeIssuers(list: readonly Issuer[], own: string | undefined
     if (i.secret === undefined && !i.audience) throw wrong("audience: required, or the issuer's tokens for others would be accepted");
     const lifetime = bounded(i.maxLifetime ?? 86_400, 1, 10 * 365 * 86_400) ?? fail(wrong('maxLifetime: want seconds, 1 to ten years'));
     const skew = bounded(i.skew ?? 60, 1, 600) ?? fail(wrong('skew: want 1 to 600 seconds'));
+    const secret = i.secret === undefined ? undefined : readSecret(i.secret, wrong);
+    const bits = secret?.export().toString('base64');
+    if (bits && secrets.has(bits)) throw wrong('secret: another issuer has the same, and a token without iss could be of either');
+    if (bits) secrets.add(bits);
     const types = (i.types ?? defaultTypes).map(typeName);
     if (types.length === 0 || types.length > 16) throw wrong('types: want 1 to 16 of them');
     return {
       name: i.name, audience: i.audience, types, lifetime: lifetime * 1000, skew, until: i.until?.getTime() ?? Infinity,
       keys: i.keys === undefined ? undefined : readSet(typeof i.keys === 'string' ? i.keys : JSON.stringify(i.keys)),
-      secret: i.secret === undefined ? undefined : readSecret(i.secret, wrong),
+      secret,
       source: i.jwks === undefined ? undefined : new KeySource(address(i.jwks, wrong)),
     };
   });
@@ -251,7 +256,7 @@ export class Issuers {
   unserved(known: ReadonlyMap<string, number>): string {
     for (const { name, lifetime } of this.base) {
       const longest = known.get(name);
-      const command = `quash issuer add ${name} --max-lifetime ${lifetime / 1000}s`;
+      const command = `run quash issuer add ${name} --max-lifetime ${lifetime / 1000}s`;
       if (longest === undefined) return `the node does not know issuer ${name}, and would forget its revocations: ${command}`;
       if (lifetime / 1000 > longest) return `the node remembers revocations of issuer ${name} for tokens of ${longest} s, fewer than maxLifetime: ${command}`;
     }

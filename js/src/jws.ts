@@ -123,9 +123,9 @@ export function parseKeySet(text: string, most: Bounds = { octets: maxKeySet, ke
   const kids = new Set<string>();
   for (const element of list) {
     const jwk = readKey(strict(element));
+    if (most.nameless) jwk.kid ||= thumbprint(jwk);
     if (jwk.kid && kids.has(jwk.kid)) throw new KeySetFault('two keys have one kid');
     kids.add(jwk.kid ?? '');
-    if (most.nameless) jwk.kid ??= thumbprint(jwk);
     if (usable(jwk)) keys.set(jwk.kid, publicKey(jwk));
   }
   return keys;

@@ -207,8 +207,10 @@ export class Session {
     if (f.settings.issuer !== undefined && h.issuer !== f.settings.issuer) {
       throw new Refusal(`the node serves issuer ${JSON.stringify(h.issuer)}, not ${JSON.stringify(f.settings.issuer)}: check the url`);
     }
-    const unserved = f.settings.issuers.unserved(h.issuers);
-    if (unserved) throw new Refusal(unserved);
+    const { issuers } = f.settings;
+    if (issuers.list.some((i) => i.name === h.issuer)) throw new Refusal(`issuer ${h.issuer} is the node's own, whose keys it sends: leave it out of issuers`);
+    const unserved = issuers.unserved(h.issuers);
+    if (unserved) throw new Fault(unserved);
     this.lease = h.lease;
     this.expectWord();
     f.arrive(h.lease);

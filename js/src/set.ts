@@ -153,7 +153,8 @@ export class RevocationSet {
     const shard = this.shards[a >>> 24]!;
     const slot = shard.find(this.seed, a, keys[at + 1]!, keys[at + 2]!, keys[at + 3]!);
     const before = shard.before[slot]!;
-    return before === 0 ? NaN : before === Infinity ? Infinity : shard.notBefore[slot]!;
+    // A record that bears no time leaves in doubt what it kills, which refuses.
+    return before === 0 ? NaN : before === Infinity ? Infinity : shard.notBefore[slot]! || Infinity;
   }
 
   /**

@@ -201,12 +201,27 @@ describe('a key set that is published', () => {
   });
 });
 
+test('a node that comes to know an issuer serves; one whose own it is never does', async () => {
+  const signal = AbortSignal.timeout(20_000);
+  const opening = Verifier.open(node.config({ issuers: [old()], signal }));
+  (await node.peer()).hello({ issuers: [] });
+  const peer = await node.peer();
+  peer.hello();
+  peer.snapshot(0);
+  peer.pong(await peer.ping());
+  const v = await opening;
+  await v.close(AbortSignal.timeout(50)).catch(() => {});
+  const wrong = Verifier.open(node.config({ issuers: [old({ name: 'https://issuer.example' })], signal }));
+  wrong.catch(() => {});
+  (await node.peer()).hello();
+  await assert.rejects(wrong, /the node's own/);
+});
+
 test('a node that does not know an issuer, or remembers too short, does not serve', async () => {
   for (const issuers of [[old({ name: 'https://stranger.example' })], [old({ maxLifetime: 86_401 })]]) {
-    const opening = Verifier.open(node.config({ issuers }));
+    const opening = Verifier.open(node.config({ issuers, signal: AbortSignal.timeout(300) }));
     opening.catch(() => {});
-    const peer = await node.peer();
-    peer.hello();
+    (await node.peer()).hello();
     await assert.rejects(opening, /quash issuer add/);
   }
 });
@@ -220,6 +235,7 @@ test('a configuration that cannot be is refused', async () => {
     [[{ name: idp, jwks: 'http://idp.example/jwks', audience: 'orders' }], /https/],
     [[{ name: idp, jwks: 'https://idp.example/jwks' }], /audience/],
     [[old(), old()], /twice/],
+    [[old(), old({ name: 'older' })], /same/],
     [[old({ skew: 0 })], /skew/],
     [[old({ maxLifetime: 1e12 })], /maxLifetime/],
     [[provider(key, { keys: { keys: [] } })], /no key/],
