@@ -77,7 +77,7 @@ type Config struct {
 // beside it.
 func (c Config) complete() (Config, []*url.URL, error) {
 	if !visible(c.Key, 512) {
-		return c, nil, errors.New("key: want the verifier's key, 1 to 512 visible ASCII characters")
+		return c, nil, errors.New("key: want the verifier's key, 1 to 512 visible ASCII characters; quash key create NAME --verifier makes one")
 	}
 	if c.CacheBytes < 0 || c.MaxRevocations < 0 {
 		return c, nil, errors.New("cache bytes and max revocations must not be negative")

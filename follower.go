@@ -184,7 +184,7 @@ func (f *follower) dial(ctx context.Context, address *url.URL, within time.Durat
 	})
 	switch {
 	case err != nil && response != nil && (response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden):
-		return nil, refusal{fmt.Errorf("the node at %s refused the verifier's key with status %d: use an API key with scope feed", address.Host, response.StatusCode)}
+		return nil, refusal{fmt.Errorf("the node at %s refused the verifier's key with status %d: make one with quash key create NAME --verifier", address.Host, response.StatusCode)}
 	case err != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("connect to the node at %s: %w", address.Host, context.Cause(ctx))
 	case err != nil:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"net/url"
 	"os"
 	"strconv"
 
@@ -45,11 +46,24 @@ func (p *program) restore() *cobra.Command {
 
 func (p *program) restored(c server.Config, r server.Restored) {
 	p.fields(
-		"backup of", when(r.Taken), "accounts", strconv.Itoa(r.Accounts), "sessions", strconv.Itoa(r.Sessions),
+		"restored into", place(c), "backup of", r.Taken.Local().Format(seconds), "accounts", strconv.Itoa(r.Accounts), "sessions", strconv.Itoa(r.Sessions),
 		"log", count(int(r.Records), "record"), "epoch", number(r.Epoch),
 	)
 	if !c.KeepSessions {
 		p.sayf("\nEverybody logs in again. Withdraw again what was withdrawn since the backup: API keys, passwords, accounts.")
 	}
+	p.sayf("For eleven minutes no revocation is confirmed: verifiers from before may hold leases that nobody remembers. All hold all the same.")
 	p.sayf("Before the server starts, put its secret where it looks for it; it is not in the backup.")
+}
+
+// place says where a server keeps what it knows, without what could be secret.
+func place(c server.Config) string {
+	u, err := url.Parse(c.Store)
+	switch {
+	case c.Store == "":
+		return c.Data
+	case err != nil:
+		return "the database of --store"
+	}
+	return u.Scheme + "://" + u.Host + u.Path
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/quashdev/quash/client"
 )
@@ -116,7 +117,10 @@ func (p *program) root() *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return misuse(cmd, "%v (before a value that begins with a dash, put --)", err)
+		if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() != "" {
+			return misuse(cmd, "%v; put -- before a value that begins with a dash", err)
+		}
+		return misuse(cmd, "%v", err)
 	})
 	root.PersistentFlags().BoolVar(&p.json, "json", false, "print JSON, for programs")
 	root.AddCommand(
@@ -237,7 +241,7 @@ func (p *program) apiKey() (string, error) {
 			p.keyFrom = "QUASH_ADMIN_KEY"
 			return key, nil
 		case errors.Is(err, fs.ErrNotExist):
-			return "", fmt.Errorf("no API key: set QUASH_ADMIN_KEY or --key-file, or run this where %s is", made)
+			return "", fmt.Errorf("no API key: set QUASH_ADMIN_KEY or --key-file, or QUASH_DATA to the server's data directory, or run this where %s is", made)
 		}
 		name = made
 	}

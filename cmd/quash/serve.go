@@ -102,7 +102,7 @@ func (p *program) next(cfg server.Config, s started, key string) {
 		p.sayf("  export QUASH_DATA=%s", data)
 	}
 	p.sayf("  quash account create ada")
-	p.sayf("  QUASH_KEY=$(quash key create orders --verifier) go run ./examples/protect  # or your own service")
+	p.sayf("  export QUASH_KEY=$(quash key create orders --verifier)\n  go run ./examples/protect  # or your own service")
 	p.sayf("  quash tail")
 }
 

@@ -1,7 +1,8 @@
 // Protect is a resource server: it verifies every token in its own memory and
 // refuses one as soon as it was revoked. Run it beside `quash serve`:
 //
-//	QUASH_KEY=$(quash key create orders --verifier) go run ./examples/protect
+//	export QUASH_KEY=$(quash key create orders --verifier)
+//	go run ./examples/protect
 package main
 
 import (

@@ -80,7 +80,7 @@ func (i *Issuer) RotateSigningKey(ctx context.Context, by Actor, now bool) (key 
 			return err
 		}
 		if ready := published.Add(publishedFirst); !now && tx.Now().Before(ready) {
-			return refuse(CodeConflict, "the next key was published %v ago, and who keeps a JWKS may lack it until %s; wait until then, or rotate now and let their verifiers refuse tokens until they fetch it",
+			return refuse(CodeConflict, "the next key was published %v ago, and who keeps a JWKS may lack it until %s; wait until then, or rotate at once, with now, and let their verifiers refuse tokens until they fetch it",
 				tx.Now().Sub(published).Truncate(time.Second), ready.UTC().Format(time.RFC3339))
 		}
 		key, err = i.rotateKey(tx, by)

@@ -115,7 +115,7 @@ func version(ctx context.Context, tx pgx.Tx, all []migration) (at int, err error
 	}
 	if !there {
 		if _, err := tx.Exec(ctx, `CREATE SCHEMA quash`); err != nil {
-			return 0, fmt.Errorf("create the schema quash: %w; an administrator can: CREATE SCHEMA quash AUTHORIZATION this role", err)
+			return 0, fmt.Errorf("create the schema quash: %w; an administrator can, with CREATE SCHEMA quash AUTHORIZATION %s", err, pgx.Identifier{tx.Conn().Config().User}.Sanitize())
 		}
 	}
 	if err := tx.QueryRow(ctx, `SELECT to_regclass('quash.migration') IS NOT NULL`).Scan(&there); err != nil {

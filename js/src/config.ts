@@ -56,7 +56,7 @@ const silent: Logger = { info() {}, warn() {} };
 /** Checks a configuration and fills in the defaults. */
 export function complete(config: Config): Settings {
   const { signal: _, issuers = [], ...c } = config;
-  if (!visible(c.key, 512)) throw new TypeError("key: want the verifier's key, 1 to 512 visible ASCII characters");
+  if (!visible(c.key, 512)) throw new TypeError("key: want the verifier's key, 1 to 512 visible ASCII characters; quash key create NAME --verifier makes one");
   for (const n of [c.cacheBytes, c.maxRevocations]) {
     if (n !== undefined && !(Number.isSafeInteger(n) && n > 0)) throw new TypeError('cacheBytes and maxRevocations must be whole numbers above 0');
   }

@@ -341,7 +341,7 @@ function unconnected(error: Error & { code?: string }): Error {
 
 function refused(status: number): Error {
   return status === 401 || status === 403
-    ? new Refusal(`the node refused the verifier's key with status ${status}: use an API key with scope feed`)
+    ? new Refusal(`the node refused the verifier's key with status ${status}: make one with quash key create NAME --verifier`)
     : new Error(`the node answered the upgrade with status ${status}`);
 }
 
