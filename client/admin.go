@@ -76,8 +76,8 @@ func (a Admin) CreateAccount(ctx context.Context, n NewAccount) (Account, error)
 }
 
 // ImportAccounts makes accounts that another system had, with the hashes of
-// their passwords; what it refuses of them is in the answer. Repeating a call
-// changes nothing more. Scope accounts.
+// their passwords; what it refuses of them is in the answer. With updates it waits
+// for their confirmation. Repeating a call changes nothing more. Scope accounts.
 func (a Admin) ImportAccounts(ctx context.Context, r ImportRequest) (Imported, error) {
 	return call[Imported](ctx, a.client, a.request("POST", nil, r, "import"))
 }

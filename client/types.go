@@ -141,6 +141,8 @@ type Imported struct {
 	Same     int          `json:"same"` // were there, as the row says
 	Refused  []RefusedRow `json:"refused,omitempty"`
 	Position uint64       `json:"position"` // of the last revocation that updates made; 0 where there was none
+	// Confirmation is of an import with Update, as in [Effect]; nil without.
+	Confirmation *Confirmation `json:"confirmation,omitempty"`
 }
 
 // RefusedRow is an account of an import that was not imported, and why.

@@ -21,7 +21,10 @@ func (p *program) accountImport() *cobra.Command {
 		Long: "Make the accounts of a file, or with - of the standard input: CSV with a header, or JSON lines.\n\n" +
 			"The columns are " + columnNames + ": each may be left out, but for the name or the subject.\n" +
 			"A hash is bcrypt or Argon2; the next login renews it. The file can be imported again: an\n" +
-			"account that is there as the file says is passed over, one that differs is refused.\n\n" +
+			"account that is there as the file says is passed over, one that differs is refused.\n" +
+			"Hashes set the passwords of accounts that have none; to change one, use quash account password.\n" +
+			"With --update the last line says whether what the changes ended is confirmed; the exit status\n" +
+			"is 3 where it is not yet.\n\n" +
 			"  quash account import users.csv\n  psql -c '\\copy (SELECT …) TO STDOUT CSV HEADER' | quash account import -",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			admin, err := p.admin("")
@@ -62,6 +65,9 @@ type importing struct {
 	Same    int     `json:"same"`
 	Refused int     `json:"refused"`
 	Seconds float64 `json:"seconds"`
+
+	Position     uint64               `json:"position,omitempty"`     // of the last revocation that updates made
+	Confirmation *client.Confirmation `json:"confirmation,omitempty"` // of all of them
 }
 
 // What the server takes at once, with room for the rest of a request.
@@ -83,13 +89,27 @@ func (p *program) importAccounts(ctx context.Context, admin client.Admin, in io.
 	}
 	im.clear()
 	im.Seconds = time.Since(im.start).Seconds()
-	err = p.print(im, func() {
-		p.sayf("%s in %.1f s: %d created, %d updated, %d the same, %d refused", count(im.Rows, "row"), im.Seconds, im.Created, im.Updated, im.Same, im.Refused)
+	return im.conclude()
+}
+
+// conclude prints what became of all rows, and whether what updates revoked is
+// confirmed.
+func (im *importing) conclude() error {
+	err := im.print(im, func() {
+		im.sayf("%s in %.1f s: %d created, %d updated, %d the same, %d refused", count(im.Rows, "row"), im.Seconds, im.Created, im.Updated, im.Same, im.Refused)
+		if im.Position > 0 && im.Confirmation != nil {
+			im.sayf("%s", confirmationText(*im.Confirmation, im.Position))
+		}
 	})
-	if err == nil && im.Refused > 0 {
-		err = fmt.Errorf("refused: %s; mend them and import the file again, which passes over what is there", count(im.Refused, "row"))
+	switch {
+	case err != nil:
+		return err
+	case im.Refused > 0:
+		return fmt.Errorf("refused: %s; mend them and import the file again, which passes over what is there", count(im.Refused, "row"))
+	case im.Confirmation != nil && !im.Confirmation.Confirmed:
+		return errUnconfirmed
 	}
-	return err
+	return nil
 }
 
 func (im *importing) all(ctx context.Context, file accountFile) error {
@@ -147,6 +167,7 @@ func (im *importing) send(ctx context.Context) error {
 	}
 	im.Rows += len(im.lines)
 	im.Created, im.Updated, im.Same = im.Created+out.Created, im.Updated+out.Updated, im.Same+out.Same
+	im.Position, im.Confirmation = max(im.Position, out.Position), out.Confirmation
 	for _, r := range out.Refused {
 		if r.Row < 0 || r.Row >= len(im.lines) {
 			return errors.New("the answer is not what a Quash server sends; check the URL")

@@ -15,7 +15,7 @@ import (
 
 // importer has quash account import read a text, over HTTP, and returns the
 // exit status, the summary and the errors.
-func importer(t *testing.T) func(text string) (status int, sum importing, stderr string) {
+func importer(t *testing.T) func(text string, flags ...string) (status int, sum importing, stderr string) {
 	t.Helper()
 	srv, err := server.Open(t.Context(), server.Config{Data: filepath.Join(t.TempDir(), "data"), Issuer: "https://quash.test"})
 	if err != nil {
@@ -27,9 +27,9 @@ func importer(t *testing.T) func(text string) (status int, sum importing, stderr
 		_ = srv.Close(t.Context())
 	})
 	environ := []string{"QUASH_URL=" + private.URL, "QUASH_ADMIN_KEY=" + srv.AdminKey()}
-	return func(text string) (int, importing, string) {
+	return func(text string, flags ...string) (int, importing, string) {
 		var stdout, stderr bytes.Buffer
-		status := run(t.Context(), []string{"account", "import", "-", "--json"}, strings.NewReader(text), &stdout, &stderr, environ)
+		status := run(t.Context(), append([]string{"account", "import", "-", "--json"}, flags...), strings.NewReader(text), &stdout, &stderr, environ)
 		var sum importing
 		if stdout.Len() > 0 {
 			if err := json.Unmarshal(stdout.Bytes(), &sum); err != nil {
@@ -81,6 +81,19 @@ func TestImportBoundsRows(t *testing.T) {
 	}
 	if _, sum, _ := imported("\ufeffname\nbob\ncarl\n"); sum.Rows != 2 {
 		t.Errorf("with a byte order mark: %+v", sum)
+	}
+}
+
+func TestImportSaysWhetherUpdatesAreConfirmed(t *testing.T) {
+	imported := importer(t)
+	if status, sum, stderr := imported("name\nann\nbob\n"); status != exitDone || sum.Created != 2 || sum.Confirmation != nil {
+		t.Errorf("status %d, %+v; %s; want nothing to confirm", status, sum, stderr)
+	}
+	for _, again := range []bool{false, true} {
+		status, sum, stderr := imported("name,deactivated\nann,true\nbob,true\n", "--update")
+		if status != exitDone || sum.Confirmation == nil || !sum.Confirmation.Confirmed || (sum.Position == 0) != again {
+			t.Errorf("again %t: status %d, %+v; %s; want that it is confirmed", again, status, sum, stderr)
+		}
 	}
 }
 

@@ -66,7 +66,15 @@ func (a *API) importAccounts(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, imported(out))
+	status, shown := http.StatusOK, imported(out)
+	if body.Update {
+		// Also where there was nothing to do: it may have been done a moment ago,
+		// by a call whose answer was lost.
+		var ended client.Effect
+		status, ended = a.effect(c, issuer.Effect{Position: out.Position})
+		shown.Confirmation = ended.Confirmation
+	}
+	return c.reply(status, shown)
 }
 
 func (a *API) account(c *call) error { return a.replyAccount(c, c.r.PathValue("subject")) }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -160,6 +161,44 @@ func TestPublicAnswersNameNobody(t *testing.T) {
 			if strings.Contains(text, "payments") || strings.Contains(text, "nodes") || answer.Header.Get("Location") != "" {
 				t.Errorf("%s: the answer names a verifier, a node or a private path: %v %s", path, answer.Header, text)
 			}
+		}
+	})
+}
+
+// An import that updates revokes, and so answers as any other change; also when it
+// is repeated because its answer was lost.
+func TestImportWithUpdateWaitsForItsConfirmation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.account("u_1", "ann")
+		w.relying("payments")
+		time.Sleep(2 * time.Second)
+		call := func(prefer, more string) (*http.Response, client.Imported) {
+			h := http.Header{"Authorization": {"Bearer " + w.keys["accounts"]}, "Content-Type": {"application/json"}, "Prefer": {prefer}}
+			answer, text := w.listeners()["private"]("POST", "/v1/admin/import", h, `{"accounts":[{"name":"ann","deactivated":true}`+more)
+			var got client.Imported
+			if err := json.Unmarshal([]byte(text), &got); err != nil {
+				t.Fatalf("got %d %s: %v", answer.StatusCode, text, err)
+			}
+			return answer, got
+		}
+		began := time.Now()
+		answer, got := call("wait=2", `],"update":true}`)
+		c := got.Confirmation
+		if answer.StatusCode != 202 || got.Updated != 1 || got.Position == 0 || c == nil || c.Confirmed || c.Verifiers.Pending != 1 || time.Since(began) != 2*time.Second {
+			t.Errorf("got %d after %v: %+v, want 202 after 2s, and one pending", answer.StatusCode, time.Since(began), got)
+		}
+		if at, want := answer.Header.Get("Location"), "/v1/admin/revocations/"+strconv.FormatUint(got.Position, 10); at != want || answer.Header.Get("Preference-Applied") != "wait=2" {
+			t.Errorf("got %v, want the Location %s and the preference", answer.Header, want)
+		}
+		if answer, got := call("respond-async", `],"update":true}`); answer.StatusCode != 202 || got.Same != 1 || got.Confirmation == nil || got.Confirmation.Confirmed {
+			t.Errorf("again: got %d, %+v, want that it is not confirmed", answer.StatusCode, got)
+		}
+		if answer, got := call("wait=60", `],"update":true}`); answer.StatusCode != 200 || got.Same != 1 || got.Confirmation == nil || !got.Confirmation.Confirmed {
+			t.Errorf("once the lease has ended: got %d, %+v, want 200 and that it is confirmed", answer.StatusCode, got)
+		}
+		if answer, got := call("", `,{"name":"bob"}]}`); answer.StatusCode != 200 || got.Created != 1 || got.Confirmation != nil {
+			t.Errorf("without updates: got %d, %+v, want 200 and nothing to confirm", answer.StatusCode, got)
 		}
 	})
 }

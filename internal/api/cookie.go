@@ -66,24 +66,39 @@ func cookies(r *http.Request) (values []string, exact bool) {
 // retryKeySize is the length of what [rand.Text] returns.
 const retryKeySize = 26
 
-// request is what the issuer is asked with. Each setting of the cookie brings
-// its own Idempotency-Key, which all tabs share, so that whichever asks again
-// after an answer was lost gets the same successor; one of the header adds nothing.
+// request is what the issuer is asked with. Each token that the cookie is given
+// comes with an Idempotency-Key of its own, which all tabs share, so that whichever
+// asks again after an answer was lost gets the same successor; one of the header
+// adds nothing.
 func (p presented) request(c *call) (issuer.RefreshRequest, error) {
 	key, err := idempotencyKey(c.r)
 	if p.cookie {
 		key = p.retryKey
 	}
-	return issuer.RefreshRequest{Token: p.token, IdempotencyKey: key, Address: c.from()}, err
+	return issuer.RefreshRequest{Token: p.token, IdempotencyKey: key, Address: c.from(), Shared: p.cookie}, err
 }
 
-// tokens shows a grant, with its refresh token in the cookie or in the body.
-func (c *call) tokens(g issuer.Grant, inCookie bool) client.Tokens {
-	shown := tokens(g)
-	if inCookie {
-		c.setCookie(g.RefreshToken+"."+rand.Text(), g.Ends)
-		shown.RefreshToken = ""
+// newRetryKey returns a key for the cookie.
+func newRetryKey() string { return rand.Text() }
+
+// renewed shows what a refresh token was exchanged for, whose successor goes
+// where it came from. One that is given again keeps its key: its successor may be
+// there by when the answer arrives, and is had again by that key alone.
+func (c *call) renewed(g issuer.Grant, p presented) client.Tokens {
+	switch {
+	case !p.cookie:
+		return tokens(g)
+	case g.RefreshToken == p.token:
+		return c.inCookie(g, p.retryKey)
 	}
+	return c.inCookie(g, newRetryKey())
+}
+
+// inCookie shows a grant with its refresh token in the cookie, beside a key.
+func (c *call) inCookie(g issuer.Grant, retryKey string) client.Tokens {
+	c.setCookie(g.RefreshToken+"."+retryKey, g.Ends)
+	shown := tokens(g)
+	shown.RefreshToken = ""
 	return shown
 }
 

@@ -124,18 +124,45 @@ func TestLogoutByCookieDeletesIt(t *testing.T) {
 	}
 }
 
-func TestPasswordChangeByCookie(t *testing.T) {
+// A logout by a cookie that is good for nothing clears it all the same; a refresh
+// may be one that another tab is ahead of, and so leaves it.
+func TestLogoutByADeadCookieDeletesIt(t *testing.T) {
 	w := newWorld(t, browsers)
-	p, tokens := w.loggedIn()
-	other := w.session("u_1")
-	before := p.refreshToken()
-	changed := p.tokens("/v1/password", `{"old_password":"`+password+`","new_password":"`+newPassword+`"}`)
-	if changed.Session != tokens.Session || changed.RefreshToken != "" || p.refreshToken() == before {
-		t.Errorf("got %+v and the cookie %q, want this session to go on with the successor in the cookie", changed, p.cookie)
+	p, _ := w.loggedIn()
+	const at = 40 // a character of the MAC
+	other := "A"
+	if p.cookie[at:at+1] == other {
+		other = "B"
+	}
+	dead := page{w: w, origin: app, cookie: p.cookie[:at] + other + p.cookie[at+1:]}
+	answer, text := dead.call("/v1/refresh", "{}")
+	wrong(t, "refresh", answer, text, 400, client.CodeGrant)
+	if got := answer.Header.Get("Set-Cookie"); got != "" {
+		t.Errorf("refresh: sets the cookie %q", got)
+	}
+	answer, text = dead.call("/v1/logout", "{}")
+	wrong(t, "logout", answer, text, 400, client.CodeGrant)
+	if got, want := answer.Header.Get("Set-Cookie"), "__Host-quash=; Path=/; Max-Age=0; HttpOnly; Secure; SameSite=Strict"; got != want {
+		t.Errorf("logout: got Set-Cookie %q, want %q", got, want)
 	}
 	p.tokens("/v1/refresh", "{}")
-	_, err := w.public.Refresh(t.Context(), other.RefreshToken, "")
-	refused(t, "the other session", err, 400, client.CodeGrant)
+}
+
+func TestPasswordChangeByCookie(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, browsers)
+		p, tokens := w.loggedIn()
+		other := w.session("u_1")
+		before := p.refreshToken()
+		time.Sleep(aTurn)
+		changed := p.tokens("/v1/password", byCookie["/v1/password"])
+		if changed.Session != tokens.Session || changed.RefreshToken != "" || p.refreshToken() == before {
+			t.Errorf("got %+v and the cookie %q, want this session to go on with the successor in the cookie", changed, p.cookie)
+		}
+		p.tokens("/v1/refresh", "{}")
+		_, err := w.public.Refresh(t.Context(), other.RefreshToken, "")
+		refused(t, "the other session", err, 400, client.CodeGrant)
+	})
 }
 
 func TestP10TabsThatRefreshByCookieAtOnceStaySignedIn(t *testing.T) {
@@ -149,7 +176,11 @@ func TestP10TabsThatRefreshByCookieAtOnceStaySignedIn(t *testing.T) {
 			if i > 2 {
 				tab = late // sent before the others' answers, and arrives after
 			}
-			tab.tokens("/v1/refresh", "{}")
+			path := "/v1/refresh"
+			if i == 1 {
+				path = "/v1/password"
+			}
+			tab.tokens(path, byCookie[path])
 			p.cookie = tab.cookie
 			successors[tab.refreshToken()] = true
 		}
@@ -162,6 +193,37 @@ func TestP10TabsThatRefreshByCookieAtOnceStaySignedIn(t *testing.T) {
 			t.Error("the successor has none")
 		}
 	})
+}
+
+// The answer that gives the current token again may arrive when another tab has
+// rotated it already, and puts the cookie back to what it was.
+func TestP10LateAnswerByCookieSignsNobodyOut(t *testing.T) {
+	for _, path := range []string{"/v1/refresh", "/v1/password"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, browsers)
+			p, _ := w.loggedIn()
+			time.Sleep(aTurn)
+			p.tokens("/v1/refresh", "{}")
+			time.Sleep(9900 * time.Millisecond)
+			late, other := *p, *p
+			late.tokens(path, byCookie[path])
+			if late.cookie != p.cookie {
+				t.Errorf("%s: got the cookie %q, want the one that was presented, %q", path, late.cookie, p.cookie)
+			}
+			time.Sleep(200 * time.Millisecond)
+			other.tokens("/v1/refresh", "{}")
+			if other.refreshToken() == p.refreshToken() {
+				t.Error("the other tab's refresh does not rotate the token")
+			}
+			time.Sleep(aTurn)
+			late.tokens("/v1/refresh", "{}") // with the cookie that the late answer set
+			if late.refreshToken() != other.refreshToken() {
+				t.Error("got another successor than the other tab")
+			}
+			time.Sleep(aTurn)
+			late.tokens("/v1/refresh", "{}")
+		})
+	}
 }
 
 func TestP10LostAnswerByCookieCanBeHadAgain(t *testing.T) {

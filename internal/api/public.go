@@ -40,7 +40,10 @@ func (a *API) login(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, c.tokens(g, body.Cookie))
+	if body.Cookie {
+		return c.reply(http.StatusOK, c.inCookie(g, newRetryKey()))
+	}
+	return c.reply(http.StatusOK, tokens(g))
 }
 
 func (a *API) refresh(c *call) error {
@@ -56,12 +59,11 @@ func (a *API) refresh(c *call) error {
 	if err != nil {
 		return err
 	}
-	request.Shared = p.cookie
 	g, err := a.issuer.Refresh(c.r.Context(), request)
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, c.tokens(g, p.cookie))
+	return c.reply(http.StatusOK, c.renewed(g, p))
 }
 
 // logout takes one of two things that show whose session it is. The access
@@ -97,8 +99,8 @@ func (a *API) logoutByRefreshToken(c *call) (issuer.Effect, error) {
 		return issuer.Effect{}, err
 	}
 	out, err := a.issuer.Logout(c.r.Context(), p.token, c.from())
-	if err == nil && p.cookie {
-		c.forget()
+	if p.cookie && (err == nil || issuer.CodeOf(err) == issuer.CodeGrant) {
+		c.forget() // also one that is good for nothing any more
 	}
 	return out, err
 }
@@ -143,7 +145,7 @@ func (a *API) changePassword(c *call) error {
 		return err
 	}
 	status, effect := a.effect(c, out)
-	return c.reply(status, client.PasswordChanged{Tokens: c.tokens(g, p.cookie), Effect: effect})
+	return c.reply(status, client.PasswordChanged{Tokens: c.renewed(g, p), Effect: effect})
 }
 
 func (a *API) ownAccount(c *call) error { return a.replyAccount(c, c.actor.Subject) }

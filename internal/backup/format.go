@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/quashdev/quash/internal/feed"
@@ -29,7 +30,7 @@ import (
 
 const (
 	format  = "quash backup"
-	version = 2 // 1 had no clients
+	version = 2 // adds clients, what sessions were granted, the scope clients, and other issuers; 1 had none
 	// maxLine bounds a line in octets; the longest have the outcomes of a confirmation.
 	maxLine = 8 << 20
 )
@@ -145,6 +146,17 @@ func (r *session) value() (issuer.Session, error) {
 func (r *apiKey) value() (issuer.APIKey, error) {
 	err := errors.Join(fixed(r.APIKey.Hash[:], r.Hash), fixed(r.APIKey.Previous[:], r.Previous))
 	return r.APIKey, err
+}
+
+// upgrade gives a key of version 1 the scope that there was not, as the migration
+// does: whoever has every other has it.
+func (r *apiKey) upgrade() {
+	for _, s := range []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup} {
+		if !slices.Contains(r.Scopes, s) {
+			return
+		}
+	}
+	r.Scopes = append(r.Scopes, issuer.ScopeClients)
 }
 
 func (r *client) value() (issuer.Client, error) {

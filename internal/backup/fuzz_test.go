@@ -35,7 +35,7 @@ func FuzzRestore(f *testing.F) {
 		f.Add(bytes.ReplaceAll(whole, []byte(`":1`), fmt.Appendf(nil, `":%d`, i))) // another position, or version
 	}
 	for _, line := range []string{
-		`{"log":{}}`, `{"log":null}`, `{"revocation":{}}`, `{"epoch":{}}`, `{"signing_key":{}}`, `{"api_key":{}}`, `{"verifier":{}}`, `{"confirmation":{}}`, `{}`, "null", "[]",
+		`{"log":{}}`, `{"log":null}`, `{"revocation":{}}`, `{"epoch":{}}`, `{"signing_key":{}}`, `{"api_key":{}}`, `{"client":{}}`, `{"verifier":{}}`, `{"confirmation":{}}`, `{}`, "null", "[]",
 	} {
 		f.Add(append(bytes.Clone(lines[0]), line...))
 		f.Add(append(bytes.Clone(whole), line...))
@@ -47,14 +47,19 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
-// check reads a file of the text, at whose end stands the digest of the text that is given.
+// check reads a file as a restore does before it writes anything.
 func check(text, digested []byte) error {
-	var file bytes.Buffer
-	w := gzip.NewWriter(&file)
+	return backup.Check(context.Background(), file(text, digested))
+}
+
+// file opens a file of the text, at whose end stands the digest of the text that is given.
+func file(text, digested []byte) func() (io.ReadCloser, error) {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
 	end := fmt.Sprintf(`{"end":{"lines":%d,"sha256":"%x"}}`+"\n", bytes.Count(closed(text), []byte("\n")), sha256.Sum256(closed(digested)))
 	_, _ = w.Write(append(closed(text), end...))
 	_ = w.Close()
-	return backup.Check(context.Background(), func() (io.ReadCloser, error) { return io.NopCloser(&file), nil })
+	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed.Bytes())), nil }
 }
 
 // closed returns the text with its last line ended.

@@ -91,6 +91,9 @@ func (r *restorer) lines(yield func(line) error) error {
 		if err != nil || l.End != nil {
 			return err
 		}
+		if h.Version == 1 && l.APIKey != nil {
+			l.APIKey.upgrade()
+		}
 		if err := yield(l); err != nil {
 			return err
 		}

@@ -49,8 +49,10 @@ type RefusedRow struct {
 // changes: what a change of password, claims or state ends, ends.
 //
 // An imported hash is checked against as it is, and renewed at the next login.
-// It never takes the place of one that was made here since. A subject that has
-// no name gets one; a name that is there is not changed.
+// It is taken by an account that has no password, and passed over by any other:
+// nothing says which of two hashes is newer. A password that is not hashed yet is
+// set by an update as by [Issuer.SetPassword]. A subject that has no name gets
+// one; a name that is there is not changed.
 func (i *Issuer) ImportAccounts(ctx context.Context, by Actor, rows []ImportedAccount, update bool) (Imported, error) {
 	if len(rows) == 0 || len(rows) > MaxImported {
 		return Imported{}, refuse(CodeInvalid, "accounts: want 1 to %d of them, got %d", MaxImported, len(rows))
@@ -259,7 +261,7 @@ func (r *importedRow) change(a Account) (Account, []Event) {
 	if r.Name != "" && r.Name != a.Name {
 		a.Name, events = r.Name, append(events, accountNamed)
 	}
-	if r.hash != "" && r.hash != a.Password && !(outdated(r.hash) && a.Password != "" && !outdated(a.Password)) {
+	if r.hash != "" && (r.PasswordHash == "" || a.Password == "") {
 		a.Password, events = r.hash, append(events, PasswordSet)
 	}
 	if len(r.Claims) > 0 && !bytes.Equal(r.Claims, a.Claims) {
@@ -273,12 +275,6 @@ func (r *importedRow) change(a Account) (Account, []Event) {
 		a.Deactivated, events = *r.Deactivated, append(events, event)
 	}
 	return a, events
-}
-
-// outdated reports whether a hash was made elsewhere, or before.
-func outdated(hash string) bool {
-	h, err := parseHash(hash)
-	return err != nil || !h.current
 }
 
 func (i *Issuer) updateImported(tx Tx, by Actor, a Account, events []Event) error {

@@ -34,6 +34,12 @@ func phc(variant, password string) string {
 	return fmt.Sprintf("$%s$v=19$m=64,t=3,p=4$%s$%s", variant, text(salt), text(derive([]byte(password), salt, 3, 64, 4, 32)))
 }
 
+// ownHash returns a hash as this program makes them.
+func ownHash(password string) string {
+	salt, text := []byte("0123456789abcdef"), base64.RawStdEncoding.EncodeToString
+	return ownForm + text(salt) + "$" + text(argon2.IDKey([]byte(password), salt, 2, 19456, 1, 32))
+}
+
 func (h *house) imports(update bool, rows ...issuer.ImportedAccount) issuer.Imported {
 	h.t.Helper()
 	out, err := h.ImportAccounts(h.ctx(), admin, rows, update)
@@ -171,7 +177,9 @@ func TestImportRefusesHashesThatCouldStopTheServer(t *testing.T) {
 		"$argon2id$v=19$m=131072,t=5,p=1$" + salt + "$" + key,
 		"$argon2id$v=19$m=64,t=999999999,p=1$" + salt + "$" + key,
 		"$argon2id$v=19$m=999999999,t=1,p=1$" + salt + "$" + key,
-		"$argon2id$v=19$m=64,t=1,p=17$" + salt + "$" + key,
+		"$argon2id$v=19$m=136,t=1,p=17$" + salt + "$" + key,
+		"$argon2id$v=19$m=1,t=524288,p=16$" + salt + "$" + key, // would take 128 KiB, 524288 times
+		"$argon2id$v=19$m=127,t=1,p=16$" + salt + "$" + key,
 		"$argon2id$v=19$m=64,t=0,p=1$" + salt + "$" + key,
 		"$argon2id$v=19$m=64,t=1,p=0$" + salt + "$" + key,
 		"$argon2id$v=19$m=0,t=1,p=1$" + salt + "$" + key,
@@ -260,7 +268,6 @@ func TestImportWithUpdateEndsWhatTheChangeEnds(t *testing.T) {
 		sessions int
 	}{
 		{"claims", issuer.ImportedAccount{Claims: json.RawMessage(`{"role":"editor"}`)}, 1},
-		{"password_hash", issuer.ImportedAccount{Name: "ada", PasswordHash: phc("argon2i", "hunter3")}, 0},
 		{"password", issuer.ImportedAccount{Name: "ada", Password: password}, 0},
 		{"deactivated", issuer.ImportedAccount{Deactivated: new(true)}, 0},
 	} {
@@ -280,6 +287,39 @@ func TestImportWithUpdateEndsWhatTheChangeEnds(t *testing.T) {
 		if got := h.imports(true, tt.row); got.Same != 1 {
 			t.Errorf("%s, again: got %+v, want that it is the same", tt.what, got)
 		}
+	}
+}
+
+// Nothing says which of two hashes is newer, whatever made them: the account's own
+// stays.
+func TestImportedHashNeverReplacesAPassword(t *testing.T) {
+	for name, hash := range map[string]string{
+		"with our parameters": ownHash("hunter2"),
+		"with others":         phc("argon2id", "hunter2"),
+		"bcrypt":              bcryptHash(t, "$2b$", "hunter2"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t)
+			row := issuer.ImportedAccount{Subject: subject, Name: "ada", PasswordHash: hash}
+			h.imports(false, row)
+			if _, err := h.SetPassword(t.Context(), admin, issuer.Target{Subject: subject}, newPassword); err != nil {
+				t.Fatal(err)
+			}
+			before := h.everything()
+			for _, update := range []bool{false, true} {
+				if got := h.imports(update, row); got.Same != 1 {
+					t.Errorf("again, update %t: got %+v, want that it is the same", update, got)
+				}
+			}
+			h.unchanged("importing the old hash again", before)
+			row.Claims = json.RawMessage(`{"role":"editor"}`)
+			if got := h.imports(true, row); got.Updated != 1 {
+				t.Errorf("with other claims: got %+v, want it updated", got)
+			}
+			if _, err := h.login("ada", newPassword); err != nil {
+				t.Errorf("login with what was set here: %v", err)
+			}
+		})
 	}
 }
 

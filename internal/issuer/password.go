@@ -192,8 +192,8 @@ type PasswordChange struct {
 
 // ChangePassword changes the password of the session's account, ends its other
 // sessions and every access token it has, and gives this session a new pair.
-// The refresh token rotates as in [Issuer.Refresh], after the change has
-// committed: a crash in between leaves the old one usable. Asking for the same
+// The refresh token rotates as in [Issuer.Refresh], one that tabs share too,
+// after the change has committed: a crash in between leaves the old one usable. Asking for the same
 // change again, because the answer was lost, completes it.
 func (i *Issuer) ChangePassword(ctx context.Context, r PasswordChange) (Grant, Effect, error) {
 	p, err := r.Refresh.read()

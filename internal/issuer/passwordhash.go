@@ -24,6 +24,8 @@ const (
 	maxArgon2Memory = 128 << 10 // KiB
 	maxArgon2Filled = 512 << 10 // KiB, over all passes
 	maxArgon2Lanes  = 16
+	// minArgon2Lane is what a lane takes, though less be stated (RFC 9106, section 3.1).
+	minArgon2Lane = 8 // KiB
 )
 
 // maxHash bounds the text of a hash in octets.
@@ -67,9 +69,9 @@ func parseArgon2(field []string) (passwordHash, error) {
 		cost[i], _ = strconv.ParseUint(field[i+1], 10, 32) // digits, as many as fit
 	}
 	memory, passes, lanes := cost[0], cost[1], cost[2]
-	if memory == 0 || memory > maxArgon2Memory || passes == 0 || memory*passes > maxArgon2Filled || lanes == 0 || lanes > maxArgon2Lanes {
-		return passwordHash{}, refuse(CodeInvalid, "password_hash: Argon2 with m=%d, t=%d, p=%d: want m of at most %d, m times t of at most %d, and p of at most %d, so that no login takes longer than about a second",
-			memory, passes, lanes, maxArgon2Memory, maxArgon2Filled, maxArgon2Lanes)
+	if memory < minArgon2Lane*lanes || memory > maxArgon2Memory || passes == 0 || memory*passes > maxArgon2Filled || lanes == 0 || lanes > maxArgon2Lanes {
+		return passwordHash{}, refuse(CodeInvalid, "password_hash: Argon2 with m=%d, t=%d, p=%d: want m of %d times p to %d, m times t of at most %d, and p of at most %d, so that no login takes longer than about a second",
+			memory, passes, lanes, minArgon2Lane, maxArgon2Memory, maxArgon2Filled, maxArgon2Lanes)
 	}
 	salt, err := base64.RawStdEncoding.Strict().DecodeString(field[4])
 	key, keyErr := base64.RawStdEncoding.Strict().DecodeString(field[5])

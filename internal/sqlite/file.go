@@ -161,8 +161,25 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
+	if err := checkVersion(ctx, db, len(p.ListSources())); err != nil {
+		return err
+	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// checkVersion refuses tables that a program for version own of them cannot use.
+// A migration that leaves older programs behind says so in the pragma
+// user_version, which commits with it.
+func checkVersion(ctx context.Context, db *sql.DB, own int) error {
+	var compatible int
+	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&compatible); err != nil {
+		return fmt.Errorf("read the tables' version: %w", err)
+	}
+	if compatible > own {
+		return fmt.Errorf("the tables need a program for version %d of them, and this one is for version %d: run a newer quash", compatible, own)
 	}
 	return nil
 }

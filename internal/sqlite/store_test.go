@@ -414,6 +414,34 @@ func TestEarlierVersionsAreBroughtUpToDate(t *testing.T) {
 	}
 }
 
+func TestTablesOfANewerVersion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "quash.db")
+	if err := open(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var compatible int
+	if err := db.QueryRow(`PRAGMA user_version`).Scan(&compatible); err != nil || compatible != 4 {
+		t.Errorf("got %d, %v, want that programs for version 4 on may use the tables", compatible, err)
+	}
+	if _, err := db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (1000, 1)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, path).Close(); err != nil { // what was added does not matter to this program
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`PRAGMA user_version = 1000`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.Open(t.Context(), sqlite.Config{Path: path}); err == nil || !strings.Contains(err.Error(), "run a newer quash") {
+		t.Errorf("got %v, want an error that says to run a newer quash", err)
+	}
+}
+
 // A store in front of this one has an outbox; what the suite says of outboxes
 // holds for it, so tests of what rests on them may use it.
 func TestSharedStore(t *testing.T) {

@@ -1,7 +1,10 @@
 -- Registered clients, what is granted to them, and the assertions that they
--- have used.
+-- have used. A program of before would give a registered client's tokens to
+-- whoever has its refresh token.
 
 -- +goose Up
+PRAGMA user_version = 4; -- the oldest version of the tables whose programs may use them
+
 CREATE TABLE client (
     id        TEXT PRIMARY KEY,
     name      TEXT NOT NULL,
