@@ -42,7 +42,8 @@ type Config struct {
 	// public listener at. Default: that URL made from Public. Required where
 	// Public is empty or names no host, such as ":8080" or "0.0.0.0:8080".
 	Issuer string
-	// Audience is the aud of every token. Default: the issuer.
+	// Audience is the aud of every token but those of registered clients that
+	// have an audience of their own. Default: the issuer.
 	Audience []string
 	// Algorithm of signing keys: ES256, Ed25519 or RS256. Default ES256.
 	Algorithm string

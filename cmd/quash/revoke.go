@@ -20,6 +20,7 @@ func (p *program) revoke() *cobra.Command {
 			"  quash revoke client_id app      all that an application holds\n" +
 			"  quash revoke tenant acme        or any claim that the accounts carry\n" +
 			"  quash revoke kid KID            a stolen signing key, for ever\n" +
+			"  quash revoke iss ISSUER         everything, by the server's own issuer\n" +
 			"  quash revoke sub u_7 --issuer https://idp.example     the tokens that another issuer made (quash issuer add)",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Claim, r.Value, r.Reason, r.DryRun = args[0], args[1], change.Reason, change.DryRun

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	gopath "path"
 	"strconv"
 	"strings"
 	"time"
@@ -268,11 +269,12 @@ func (a *API) base() (base, path string, ok bool) {
 }
 
 // withMetadata adds the place where the metadata of an issuer with a path is
-// looked for: the path follows the well-known one (RFC 8414, section 3.1).
+// looked for: the path follows the well-known one (RFC 8414, section 3.1). No
+// request arrives by a path that is unclean, such as /a//b.
 func (a *API) withMetadata(routes []route) []route {
 	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 	_, path, _ := a.base()
-	if path == "" || strings.Trim(path, plain) != "" {
+	if path == "" || strings.Trim(path, plain) != "" || gopath.Clean(path) != path {
 		return routes
 	}
 	return append(routes[:len(routes):len(routes)], route{method: "GET", path: metadataPath + path, do: (*API).metadata})

@@ -686,7 +686,7 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	for _, other := range []struct{ name, path string }{{"https://quash.test/auth/", "/auth"}, {"https://quash.test", ""}, {"quash", ""}} {
+	for _, other := range []struct{ name, path string }{{"https://quash.test/auth/", "/auth"}, {"https://quash.test", ""}, {"https://quash.test/a//b", ""}, {"https://quash.test/a/../b", ""}, {"quash", ""}} {
 		want := 200
 		if other.name == "quash" {
 			want = 404

@@ -157,40 +157,108 @@ func (i *Issuer) end(tx Tx, e Event, t Target, out *Effect) (err error) {
 		return err
 	case e.Claim == "" || t.unused:
 		return nil
-	}
-	reached, known := i.holders(e, t)
-	if !known {
+	case t.Claim == "jti": // there is no telling whose it is
 		out.Tokens = 1
 		return nil
 	}
-	if _, out.Tokens, err = tx.CountSessions(reached, now); err != nil {
+	held, err := i.holders(tx, e, t)
+	if err != nil {
 		return err
+	}
+	ends := e.Ends == All || e.Ends == Others || e.Ends == Matching && t.End
+	if len(held.but) > 0 {
+		return i.countBut(tx, held, ends, out)
 	}
 	spared := ""
-	switch {
-	case e.Ends == Others:
+	if e.Ends == Others {
 		spared = t.Session
-	case e.Ends == None || e.Ends == Matching && !t.End:
-		return tx.ForgetTokens(reached)
 	}
-	if out.Sessions, _, err = tx.EndSessions(reached, spared, now); err != nil {
-		return err
+	for _, m := range held.by {
+		if err := reach(tx, m, ends, spared, out); err != nil {
+			return err
+		}
 	}
-	return tx.ForgetTokens(reached)
+	return nil
 }
 
-// holders selects the sessions whose tokens the event's revocation kills. For
-// a single token there is no telling whose it is.
-func (i *Issuer) holders(e Event, t Target) (m Match, known bool) {
+// reach counts the tokens of the sessions that match, which die, and ends the
+// sessions, if so, but for the one that is spared.
+func reach(tx Tx, m Match, ends bool, spared string, out *Effect) error {
+	_, tokens, err := tx.CountSessions(m, tx.Now())
+	if err != nil {
+		return err
+	}
+	out.Tokens += tokens
+	if ends {
+		ended, _, err := tx.EndSessions(m, spared, tx.Now())
+		if err != nil {
+			return err
+		}
+		out.Sessions += ended
+	}
+	return tx.ForgetTokens(m)
+}
+
+// countBut counts the tokens that die of sessions that no Match selects. They
+// are not forgotten, and so are counted again by what revokes them again.
+func (i *Issuer) countBut(tx Tx, held holders, ends bool, out *Effect) error {
+	if ends {
+		return refuse(CodeInvalid, "value: %d registered clients have an audience of their own without it, and the sessions of the others cannot be ended by it; to end everything, revoke iss with the value %q, and else the client_id of each client that is meant", len(held.but), i.cfg.Issuer)
+	}
+	_, all, err := tx.CountSessions(Match{}, tx.Now())
+	out.Tokens = all
+	for _, m := range held.but {
+		if err != nil {
+			return err
+		}
+		var others int
+		_, others, err = tx.CountSessions(m, tx.Now())
+		out.Tokens -= others
+	}
+	return err
+}
+
+// holders selects sessions: those of each Match, of which no two select the
+// same, or all but those of some.
+type holders struct{ by, but []Match }
+
+// holders selects the sessions whose tokens the event's revocation kills.
+func (i *Issuer) holders(rd Reader, e Event, t Target) (holders, error) {
 	switch {
 	case e.Claim == "sub":
-		return Match{"sub", t.Subject}, true
-	case t.Claim == "jti":
-		return Match{}, false
-	case t.Claim == "kid", t.Claim == "aud" && slices.Contains(i.cfg.Audience, t.Value):
-		return Match{}, true
+		return holders{by: []Match{{"sub", t.Subject}}}, nil
+	case t.Claim == "kid", Match{t.Claim, t.Value} == i.everything():
+		return holders{by: []Match{{}}}, nil
+	case t.Claim == "aud":
+		return i.audience(rd, t.Value)
 	}
-	return Match{t.Claim, t.Value}, true
+	return holders{by: []Match{{t.Claim, t.Value}}}, nil
+}
+
+// audience selects the sessions whose tokens have a value in their aud, which is
+// the server's but for registered clients that have an audience of their own.
+func (i *Issuer) audience(rd Reader, value string) (holders, error) {
+	clients, err := rd.Clients()
+	if err != nil {
+		return holders{}, err
+	}
+	var with, without []Match
+	for _, c := range clients {
+		switch m := (Match{"client_id", c.ID}); {
+		case len(c.Audience) == 0:
+		case slices.Contains(c.Audience, value):
+			with = append(with, m)
+		default:
+			without = append(without, m)
+		}
+	}
+	switch {
+	case !slices.Contains(i.cfg.Audience, value):
+		return holders{by: with}, nil
+	case len(without) == 0:
+		return holders{by: []Match{{}}}, nil
+	}
+	return holders{but: without}, nil
 }
 
 // present refuses a user whose own session has ended since the access token
@@ -230,8 +298,9 @@ const maxValue = 512
 
 // Revoke ends every token that has a value under a claim and was issued before
 // now. A sid ends its session with it, a kid withdraws the signing key, and
-// both, like a jti, are revoked for ever. A claim that no token carries is
-// CodeUnknownClaim. Of another issuer's tokens it is not known what they carry,
+// both, like a jti, are revoked for ever. The server's own iss ends all that was
+// issued. A claim that no token carries is CodeUnknownClaim, and scope
+// CodeInvalid. Of another issuer's tokens it is not known what they carry,
 // nor how many there are; an issuer that was not added is CodeNotFound.
 func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect, error) {
 	out, err := i.update(ctx, r.DryRun, func(tx Tx, out *Effect) error { return i.revoke(tx, by, r, out) })
@@ -242,7 +311,7 @@ func (i *Issuer) Revoke(ctx context.Context, by Actor, r RevokeRequest) (Effect,
 // ErrNotFound of a signing key, comes before anything is written.
 func (i *Issuer) revoke(tx Tx, by Actor, r RevokeRequest, out *Effect) error {
 	if r.Value == "" || len(r.Value) > maxValue || !holdable(r.Value) {
-		return refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8 without the character U+0000; to end every token, revoke the aud that all of them have", maxValue)
+		return refuse(CodeInvalid, "value: want 1 to %d octets of UTF-8 without the character U+0000; to end every token, revoke iss, which all of them have, with the value %q", maxValue, i.cfg.Issuer)
 	}
 	if err := checkReason(r.Reason); err != nil {
 		return err
@@ -258,6 +327,12 @@ func (i *Issuer) revoke(tx Tx, by Actor, r RevokeRequest, out *Effect) error {
 		t.Subject = r.Value
 	case "kid":
 		return i.withdraw(tx, by, t, out)
+	case "iss":
+		if r.Value != i.cfg.Issuer {
+			return refuse(CodeInvalid, "value: to end every token of this server, name its issuer, %q; to end those of another, name that as the issuer, too", i.cfg.Issuer)
+		}
+	case "scope":
+		return refuse(CodeInvalid, "claim: scope is one text of all that was granted, and not the same in all tokens of a session; revoke a client_id or a sub, or change the scopes of the client, which revokes its tokens")
 	}
 	if err := knownClaim(tx, r.Claim); err != nil {
 		return err

@@ -13,11 +13,12 @@ import (
 
 // ownClaims are set by the issuer and cannot be in an account's document. A
 // scope can: it goes into the tokens of clients that are not registered, to
-// which the issuer grants none.
+// which the issuer grants none. No revocation names it, because tokens of
+// registered clients, and of one account, have another.
 var ownClaims = []string{"iss", "sub", "aud", "client_id", "iat", "exp", "nbf", "jti", "sid", "rev", "cnf", "act", "may_act"}
 
 // revocable are the claims that every token carries and a revocation may name.
-var revocable = []string{"sub", "sid", "jti", "client_id", "aud", "kid"}
+var revocable = []string{"sub", "sid", "jti", "client_id", "aud", "iss", "kid"}
 
 // maxClaims bounds an account's document, so that its tokens stay within what
 // verifiers accept.

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -120,12 +121,35 @@ func (i *Issuer) settle(c *Client, s ClientSettings) (err error) {
 		return refuse(CodeInvalid, "audience: want at most %d, each once, of 1 to 256 visible ASCII characters", maxList)
 	}
 	c.Name, c.Grants, c.Scopes, c.Audience = s.Name, s.Grants, s.Scopes, s.Audience
+	if err := i.checkRoom(c); err != nil {
+		return err
+	}
+	c.Keys, err = checkKeys(c.Method, s.Keys)
+	return err
+}
+
+// checkRoom refuses a client whose tokens could get too long.
+func (i *Issuer) checkRoom(c *Client) error {
 	named, err := compact(append([]string{i.cfg.Issuer, strings.Join(c.Scopes, " ")}, i.audienceOf(c)...))
 	if err != nil || len(named) > maxNamed {
 		return refuse(CodeInvalid, "scopes: with the issuer and the audience they take %d octets of a token, and more than %d leave no room for claims; name fewer or shorter ones", len(named), maxNamed)
 	}
-	c.Keys, err = checkKeys(c.Method, s.Keys)
-	return err
+	return nil
+}
+
+// checkRooms fails where the issuer or the audience that is configured now
+// leaves a client no room that had it when it was registered.
+func (i *Issuer) checkRooms(rd Reader) error {
+	all, err := rd.Clients()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := i.checkRoom(&c); err != nil {
+			return fmt.Errorf("client %q: %w; or start with the audience before, and change the client", c.ID, err)
+		}
+	}
+	return nil
 }
 
 // distinct reports whether a list is not too long, and each member good and

@@ -2,6 +2,7 @@ package issuer_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -12,9 +13,15 @@ import (
 )
 
 // client registers a public client that may have sessions.
-func (h *house) client(id string) {
+func (h *house) client(id string) { h.t.Helper(); h.register(id) }
+
+// register registers a public client that may have sessions, with an audience
+// of its own if there is one.
+func (h *house) register(id string, audience ...string) {
 	h.t.Helper()
-	n := issuer.NewClient{ID: id, Method: issuer.NoMethod, ClientSettings: issuer.ClientSettings{Grants: []string{issuer.GrantRefresh}, Scopes: []string{"read", "write"}}}
+	n := issuer.NewClient{ID: id, Method: issuer.NoMethod, ClientSettings: issuer.ClientSettings{
+		Grants: []string{issuer.GrantRefresh}, Scopes: []string{"read", "write"}, Audience: audience,
+	}}
 	if _, _, err := h.CreateClient(h.ctx(), admin, n); err != nil {
 		h.t.Fatal(err)
 	}
@@ -186,4 +193,179 @@ func TestUseOfAClientIsNotedByTheMinute(t *testing.T) {
 			t.Errorf("a use that cannot be noted: got %v, want that the client is let in", err)
 		}
 	})(t)
+}
+
+// P9: what a revocation of an aud ends is what has it in its tokens: those of a
+// client with an audience of its own are no others'.
+func TestP9RevokingAnAudienceEndsWhatHasIt(t *testing.T) {
+	const own, other = "https://id.example", "https://orders.example"
+	for _, tt := range []struct {
+		what     string
+		audience []string // of a client
+		value    string
+		end      bool
+		want     issuer.Effect // but for its position
+		code     issuer.Code   // of the refusal
+		dies     []bool        // of the client's, of another registered one's, and of nobody's token
+	}{
+		{"the client's own", []string{other}, other, true, issuer.Effect{Sessions: 1, Tokens: 1}, "", []bool{true, false, false}},
+		{"the client's own, and the sessions go on", []string{other}, other, false, issuer.Effect{Tokens: 1}, "", []bool{true, false, false}},
+		{"the server's, which the client lacks", []string{other}, own, false, issuer.Effect{Tokens: 2}, "", []bool{false, true, true}},
+		{"the server's, which the client lacks, with sessions", []string{other}, own, true, issuer.Effect{}, issuer.CodeInvalid, []bool{false, false, false}},
+		{"the server's, which the client has, too", []string{other, own}, own, true, issuer.Effect{Sessions: 3, Tokens: 3}, "", []bool{true, true, true}},
+		{"nobody's", []string{other}, "https://nobody.example", true, issuer.Effect{}, "", []bool{false, false, false}},
+	} {
+		t.Run(tt.what, bubble(func(t *testing.T) {
+			h := open(t)
+			h.account(issuer.NewAccount{Subject: subject})
+			h.register("orders", tt.audience...)
+			h.register("app")
+			grants := []issuer.Grant{h.sessionOf(subject, "orders"), h.sessionOf(subject, "app"), h.sessionOf(subject, "")}
+			before := h.everything()
+			got, err := h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Claim: "aud", Value: tt.value, End: tt.end})
+			if tt.code != "" {
+				h.refused(tt.what, err, tt.code)
+				h.unchanged("a refused revocation", before)
+			} else if err != nil || got.Sessions != tt.want.Sessions || got.Tokens != tt.want.Tokens {
+				t.Errorf("got %+v, %v; want %+v", got, err, tt.want)
+			}
+			for n, g := range grants {
+				h.lives(fmt.Sprint("token ", n), g.AccessToken, !tt.dies[n])
+				if _, found := h.row(g.Session); found == (tt.end && tt.dies[n]) {
+					t.Errorf("session %d is there = %v", n, found)
+				}
+			}
+		}))
+	}
+}
+
+// The one claim that every token has ends them all, and can end every session.
+func TestRevokingTheIssuerEndsEverything(t *testing.T) {
+	for _, end := range []bool{false, true} {
+		t.Run(fmt.Sprint("end ", end), bubble(func(t *testing.T) {
+			h := open(t)
+			h.register("orders", "https://orders.example")
+			g := h.session(subject)
+			dead := []string{g.AccessToken, h.sessionOf(subject, "orders").AccessToken, h.ownToken("robot")}
+			got, err := h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Claim: "iss", Value: h.cfg.Issuer, End: end})
+			if want := map[bool]int{true: 2}[end]; err != nil || got.Sessions != want || got.Tokens != 2 {
+				t.Errorf("got %+v, %v; want %d sessions and 2 tokens", got, err, want)
+			}
+			for n, token := range dead {
+				h.lives(fmt.Sprint("token ", n), token, false)
+			}
+			next, err := h.refresh(g.RefreshToken, "")
+			if end {
+				h.refused("refresh", err, issuer.CodeGrant)
+				next = h.session(subject)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			h.lives("issued after", next.AccessToken, true)
+		}))
+	}
+}
+
+// ownToken registers a client and returns a token that it has for itself.
+func (h *house) ownToken(id string) string {
+	h.t.Helper()
+	c, _, err := h.CreateClient(h.ctx(), admin, issuer.NewClient{ID: id, ClientSettings: issuer.ClientSettings{Grants: []string{issuer.GrantClient}}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	g, err := h.ClientCredentials(h.ctx(), c, "")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return g.AccessToken
+}
+
+func TestAClientsOwnTokenIsRevokedOnce(t *testing.T) {
+	bubble(func(t *testing.T) {
+		h := open(t)
+		token, g := h.ownToken("robot"), h.session(subject)
+		c, err := h.Client(h.ctx(), "robot")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.append(issuer.Revocation{Issuer: h.cfg.Issuer, Claim: "sub", Value: "somebody", Time: time.Now()})
+		for n := range 3 {
+			got, err := h.RevokeToken(h.ctx(), c, token, "")
+			if err != nil || got.Event != issuer.ClaimRevoked.Name || (got.Position != 0) != (n == 0) {
+				t.Errorf("call %d: got %+v, %v; want a revocation by the first alone", n, got, err)
+			}
+		}
+		if got := h.since(0); len(got) != 2 {
+			t.Errorf("%d revocations, want the one and the one before", len(got))
+		}
+		h.lives("a client's own", token, false)
+		h.lives("a session's", g.AccessToken, true)
+	})(t)
+}
+
+// Assertions that cannot be read count as guesses do, and then none is looked
+// at; a client from elsewhere is not kept waiting.
+func TestMalformedAssertionsAreLimited(t *testing.T) {
+	bubble(func(t *testing.T) {
+		h := open(t)
+		p := issuer.ClientProof{Method: issuer.PrivateKeyJWT, ID: "robot", Assertion: "x.y.z", Address: "192.0.2.7"}
+		limited := 0
+		for range 40 {
+			_, err := h.AuthenticateClient(h.ctx(), p)
+			if issuer.CodeOf(err) == issuer.CodeLimited {
+				limited++
+				continue
+			}
+			h.refused("a malformed assertion", err, issuer.CodeClient)
+		}
+		if limited == 0 {
+			t.Error("40 malformed assertions at once, and none was limited")
+		}
+		p.Address = "192.0.2.8"
+		_, err := h.AuthenticateClient(h.ctx(), p)
+		h.refused("from elsewhere", err, issuer.CodeClient)
+	})(t)
+}
+
+// A signature of nobody's costs the check of a signature, and is refused.
+func TestAssertionsOfUnknownClientsAreChecked(t *testing.T) {
+	for _, algorithm := range []jws.Algorithm{jws.ES256, jws.Ed25519, jws.RS256} {
+		if issuer.Decoy(algorithm) == nil {
+			t.Errorf("%s: no key stands in for that of an unknown client", algorithm)
+		}
+		h := open(t)
+		key, err := jws.Generate(algorithm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		assertion, err := key.Sign("JWT", []byte(`{"iss":"nobody","sub":"nobody"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = h.AuthenticateClient(h.ctx(), issuer.ClientProof{Method: issuer.PrivateKeyJWT, Assertion: assertion})
+		h.refused("an unknown client", err, issuer.CodeClient)
+	}
+}
+
+// A server that starts with a longer audience than clients were registered
+// under names the client whose tokens it could not sign.
+func TestStartRefusesClientsWithoutRoom(t *testing.T) {
+	h := open(t)
+	n := issuer.NewClient{ID: "wide", Method: issuer.NoMethod, ClientSettings: issuer.ClientSettings{Grants: []string{issuer.GrantRefresh}}}
+	for i := range 10 {
+		n.Scopes = append(n.Scopes, strings.Repeat(string(rune('a'+i)), 64))
+	}
+	if _, _, err := h.CreateClient(h.ctx(), admin, n); err != nil {
+		t.Fatal(err)
+	}
+	before := h.everything()
+	h.cfg.Audience = []string{strings.Repeat("a", 256), strings.Repeat("b", 256)}
+	i, err := issuer.New(h.cfg, h.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Prepare(h.ctx()); err == nil || !strings.Contains(err.Error(), `client "wide"`) {
+		t.Errorf("got %v, want that it names the client", err)
+	}
+	h.unchanged("a start that was refused", before)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/quashdev/quash/internal/jws"
@@ -28,15 +29,16 @@ var errClient = refuse(CodeClient, "the client is not known here, or did not sho
 // such client; too many of them are CodeLimited.
 func (i *Issuer) AuthenticateClient(ctx context.Context, p ClientProof) (Client, error) {
 	var a assertion
+	var malformed error
 	if p.Method == PrivateKeyJWT {
-		var err error
-		if a, err = readAssertion(p.Assertion); err != nil {
-			return Client{}, i.limits.refused(ctx, p, err)
-		}
+		a, malformed = readAssertion(p.Assertion)
 		setDefault(&p.ID, p.ID == "", a.subject)
 	}
 	if err := i.limits.client(ctx, p); err != nil {
 		return Client{}, err
+	}
+	if malformed != nil {
+		return Client{}, i.limits.refused(ctx, p, malformed)
 	}
 	c, now, err := i.proven(ctx, p, &a)
 	if CodeOf(err) == CodeClient {
@@ -73,12 +75,10 @@ func (i *Issuer) proven(ctx context.Context, p ClientProof, a *assertion) (c Cli
 	if !known || !good || c.Method != p.Method {
 		return c, now, errClient
 	}
-	if p.Method == PrivateKeyJWT {
-		err = i.redeem(ctx, c, a, now)
-	} else {
-		err = nil
+	if p.Method != PrivateKeyJWT {
+		return c, now, nil
 	}
-	return c, now, err
+	return c, now, i.redeem(ctx, c, a, now)
 }
 
 // noteClientUse writes down that a client was used; others may have done so
@@ -175,17 +175,39 @@ func audiences(value []byte) ([]string, bool) {
 	return all, ok
 }
 
-// signed reports whether one of the client's keys signed the assertion.
+// decoys are a key of each algorithm whose private halves nobody has.
+const decoys = `{"keys":[
+	{"crv":"P-256","kty":"EC","x":"AE7lWrjZODzO9rwYH5DsfLZ2mk5e4JDI4c-hMizgTAU","y":"Iyo03nIS01KJ9pWh4i6IQ_Lv_LYS_aMJzbfi22R9o8M","kid":"lNWxjOR3nfL4GnnfIbXs22kaJX9ofqbp-23mhLvThS4","use":"sig","alg":"ES256"},
+	{"crv":"Ed25519","kty":"OKP","x":"q-LnX7KIgAFUqTOjRhYr4czKQ-5NewbtTZ-6MuP53W0","kid":"swI9_YjGv07Zyzfd79sRf4GSMp7_IG9i_fZm7r0urVU","use":"sig","alg":"Ed25519"},
+	{"e":"AQAB","kty":"RSA","n":"s8TUk73JUv1TurhkjpJgI68ZougSsyLaE6JxfkS3U7FFO4fA_Y69Ey-Ij_ifTBpL1qR9EjX9m1zs-929a3X6Irqd3nOJ9QjRefAPe0Lm4359fF8uAvPuFTNf6sHk-nbEpDz3ytHLOYdmV7ncge6Zc7M0hqGWaXgZxGn3-7PLiEB85FNx8ZYc9aMIu7swV-LVFqUXFwOt3m7DF4ViaNVgAbeaUl8s8yhHhkuUxoUssPpK0GqnnteNVh46HmGXnVK-Nb9IFLH5z80g9-015YaYM_JKDcT6U8NI0xaCwUXIV0X5M4E2TUK9PhIgfbJYGev-zgVXnM0iiZV4_MlSVspstw","kid":"rOZ6WdEp3O5FbDADQUgVcrnpaMG1UNOacw8-ln0w88I","use":"sig","alg":"RS256"}
+]}`
+
+var decoyKeys = sync.OnceValues(func() (*jws.KeySet, error) { return jws.ParseKeySet([]byte(decoys)) })
+
+// signed reports whether one of the client's keys signed the assertion. Where
+// there is no such key, a decoy stands in, so that it takes as long.
 func (a *assertion) signed(c Client) bool {
-	if c.Keys == nil {
-		return false
-	}
-	keys, err := jws.ParseKeySet(c.Keys)
+	text := []byte(c.Keys)
+	setDefault(&text, text == nil, []byte(decoys))
+	keys, err := jws.ParseKeySet(text)
 	if err != nil {
 		return false
 	}
-	key, ok := keys.For(a.token.Header)
-	return ok && key.Verify(&a.token) == nil
+	key, found := keys.For(a.token.Header)
+	if !found {
+		key = decoy(a.token.Header.Algorithm)
+	}
+	return key != nil && key.Verify(&a.token) == nil && found && c.Keys != nil
+}
+
+// decoy returns the decoy of an algorithm, nil where no client has a key for it.
+func decoy(algorithm string) *jws.PublicKey {
+	keys, err := decoyKeys()
+	if err != nil {
+		return nil
+	}
+	key, _ := keys.For(jws.Header{Algorithm: algorithm})
+	return key
 }
 
 // redeem judges a signed assertion and spends it. The audience is the issuer

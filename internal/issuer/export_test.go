@@ -1,6 +1,10 @@
 package issuer
 
-import "context"
+import (
+	"context"
+
+	"github.com/quashdev/quash/internal/jws"
+)
 
 // HoldHash takes a turn at hashing until release is closed.
 func (i *Issuer) HoldHash(ctx context.Context, release <-chan struct{}) error {
@@ -41,6 +45,9 @@ func (i *Issuer) Sign(ctx context.Context, typ string, claims []byte) (token str
 	})
 	return token, err
 }
+
+// Decoy returns the key that stands in for one of an unknown client.
+func Decoy(a jws.Algorithm) *jws.PublicKey { return decoy(string(a)) }
 
 // Events returns the events that can end sessions or tokens, in the order of
 // the documentation.

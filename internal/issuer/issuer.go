@@ -19,8 +19,10 @@ import (
 type Config struct {
 	// Issuer is the iss of every token. Required.
 	Issuer string
-	// Audience is the aud of every token: 1 to 64, which with the issuer take
-	// 1000 octets of JSON at most. Default: the issuer itself.
+	// Audience is the aud of every token but those of registered clients that
+	// have an audience of their own: 1 to 64, which with the issuer take 1000
+	// octets of JSON at most. What every token has is iss. Default: the issuer
+	// itself.
 	Audience []string
 	// Algorithm of the keys that sign. Default ES256.
 	Algorithm jws.Algorithm
@@ -155,10 +157,11 @@ func New(cfg Config, store Store) (*Issuer, error) {
 
 // Prepare notes the lifetime of tokens in the store, retires signing keys of
 // another algorithm than the configured one, makes those that are missing, and
-// seals with the secret those that the previous one sealed. After a restore it
-// revokes everything issued before. It fails where the keys were sealed with
-// neither, where a restore broke off, and where another node issues under another
-// name.
+// seals with the secret those that the previous one sealed; of those that sign
+// no more, no private half stays. After a restore it revokes everything issued
+// before. It fails where the keys were sealed with neither, where a restore
+// broke off, where another node issues under another name, and where the tokens
+// of a registered client could get too long.
 func (i *Issuer) Prepare(ctx context.Context) error {
 	_, err := i.store.Update(ctx, func(tx Tx) error {
 		if err := checkWhole(tx); err != nil {
@@ -173,7 +176,13 @@ func (i *Issuer) Prepare(ctx context.Context) error {
 		if err := tx.SetMaxLifetime(i.cfg.TokenLifetime); err != nil {
 			return err
 		}
+		if err := i.checkRooms(tx); err != nil {
+			return err
+		}
 		if err := i.replenish(tx); err != nil {
+			return err
+		}
+		if err := discardRetired(tx); err != nil {
 			return err
 		}
 		return i.reseal(tx)

@@ -120,3 +120,22 @@ func retire(tx Tx, k SigningKey) error {
 	k.Retired, k.Sealed = tx.Now(), nil
 	return tx.PutSigningKey(k)
 }
+
+// discardRetired takes the private halves of keys that were retired, which a
+// server before this one or a backup of it may have left.
+func discardRetired(tx Tx) error {
+	keys, err := tx.SigningKeys()
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.Retired.IsZero() || len(k.Sealed) == 0 {
+			continue
+		}
+		k.Sealed = nil
+		if err := tx.PutSigningKey(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -230,3 +230,28 @@ func TestP2RotationIsWholeOrNotAtAll(t *testing.T) {
 		}
 	}
 }
+
+// A private half that an older server left beside a key that it retired goes at
+// the start.
+func TestRetiredKeysLoseTheirPrivateHalves(t *testing.T) {
+	h := open(t)
+	kid := h.kids()[0]
+	sealed := h.everything().Signing[0].Sealed
+	if _, err := h.RotateSigningKey(h.ctx(), admin, true); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.store.Update(h.ctx(), func(tx issuer.Tx) error {
+		k := h.everything().Signing[0]
+		k.Sealed = sealed
+		return tx.PutSigningKey(k)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.restart()
+	for _, k := range h.everything().Signing {
+		if retired := !k.Retired.IsZero(); retired != (k.ID == kid) || retired == (len(k.Sealed) > 0) {
+			t.Errorf("key %s: retired %v, with %d octets of a private half", k.ID, retired, len(k.Sealed))
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/quashdev/quash/internal/jws"
+	"github.com/quashdev/quash/internal/revset"
 )
 
 // ClientCredentials gives a client an access token of its own (RFC 6749,
@@ -40,7 +41,7 @@ func (i *Issuer) ClientCredentials(ctx context.Context, by Client, scope string)
 // as is a client as an actor.
 func (c Client) as(address string) Actor { return Actor{Name: clientSubject(c.ID), Address: address} }
 
-var errForeign = refuse(CodeGrant, "the token was issued to another client")
+var errOtherClient = refuse(CodeGrant, "the token was issued to another client")
 
 // RevokeToken ends what a client's token stands for (RFC 7009). A refresh token
 // and an access token end their session alike: a client that gives one of them
@@ -59,13 +60,60 @@ func (i *Issuer) RevokeToken(ctx context.Context, by Client, token, address stri
 	case err != nil:
 		return Effect{}, err
 	case a.texts["client_id"] != by.ID:
-		return Effect{}, errForeign
+		return Effect{}, errOtherClient
 	case a.texts["sid"] != "":
 		return i.change(ctx, LoggedOut, by.as(address), Target{Subject: a.texts["sub"], Session: a.texts["sid"]})
 	case a.expires.Before(time.Now().Add(-forgetMargin)):
 		return Effect{Event: ClaimRevoked.Name}, nil
 	}
-	return i.change(ctx, ClaimRevoked, by.as(address), Target{Subject: a.texts["sub"], Claim: "jti", Value: a.texts["jti"]})
+	return i.revokeOwn(ctx, by.as(address), a)
+}
+
+// revokeOwn revokes an access token that a client has for itself, once. Most of
+// the log is looked through before the transaction, which others wait for.
+func (i *Issuer) revokeOwn(ctx context.Context, by Actor, a accessToken) (Effect, error) {
+	named := Match{"jti", a.texts["jti"]}
+	var from uint64
+	err := i.store.View(ctx, func(rd Reader) (err error) {
+		_, from, err = i.revokedSince(rd, named, a.rev)
+		return err
+	})
+	if err != nil {
+		return Effect{}, explain("token", err)
+	}
+	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
+		out.Event = ClaimRevoked.Name
+		revoked, _, err := i.revokedSince(tx, named, from)
+		if err != nil || revoked {
+			return err
+		}
+		return i.apply(tx, ClaimRevoked, by, Target{Subject: a.texts["sub"], Claim: named.Claim, Value: named.Value}, out)
+	})
+	return out, explain("token", err)
+}
+
+// revokedSince reports whether a live revocation after a position names m, and
+// up to which position none does.
+func (i *Issuer) revokedSince(rd Reader, m Match, after uint64) (revoked bool, until uint64, err error) {
+	l, err := rd.Log()
+	if err != nil {
+		return false, 0, err
+	}
+	key := revset.KeyOf(l.HashSecret, i.cfg.Issuer, m.Claim, m.Value)
+	for after = max(after, l.Pruned.Position); after < l.Head.Position; {
+		page, mark, err := rd.Records(after, maxListed)
+		if err != nil {
+			return false, 0, err
+		}
+		if slices.ContainsFunc(page, func(r revset.Record) bool { return r.Key == key }) {
+			return true, after, nil
+		}
+		if len(page) == 0 {
+			break
+		}
+		after = mark.Position
+	}
+	return false, after, nil
 }
 
 func (i *Issuer) revokeRefreshToken(ctx context.Context, by Client, t refreshToken, address string) (Effect, error) {
@@ -80,7 +128,7 @@ func (i *Issuer) revokeRefreshToken(ctx context.Context, by Client, t refreshTok
 		case i.judge(s, t, [32]byte{}, tx.Now()) == forged:
 			return nil
 		case !s.of(by):
-			return errForeign
+			return errOtherClient
 		}
 		return i.apply(tx, LoggedOut, by.as(address), Target{Subject: s.Subject, Session: s.ID}, out)
 	})

@@ -172,6 +172,8 @@ func TestP2SigningKeysAreSealedAnewAllOrNone(t *testing.T) {
 func TestLeakedSecretAndDatabase(t *testing.T) {
 	h := open(t)
 	g := h.session(subject)
+	h.register("orders", "https://orders.example")
+	own := h.sessionOf(subject, "orders").AccessToken
 	thief := *h
 	thief.restart()
 	stolen, _ := h.row(g.Session)
@@ -184,12 +186,13 @@ func TestLeakedSecretAndDatabase(t *testing.T) {
 	pair := h.kids()
 	h.revokeKey(pair[1])
 	h.revokeKey(pair[0])
-	if out, err := h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Claim: "aud", Value: h.cfg.Issuer, End: true}); err != nil || out.Sessions != 1 {
+	if out, err := h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Claim: "iss", Value: h.cfg.Issuer, End: true}); err != nil || out.Sessions != 2 {
 		t.Fatalf("got %+v, %v; want every session ended", out, err)
 	}
 	h.secrets(newSecret, nil)
 	h.lives("forged with a stolen key", forged, false)
 	h.lives("of before", g.AccessToken, false)
+	h.lives("of a client that has an audience of its own", own, false)
 	fresh := h.session(subject)
 	h.lives("of a new login", fresh.AccessToken, true)
 	current, _ := h.row(fresh.Session)

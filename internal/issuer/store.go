@@ -82,7 +82,8 @@ type Store interface {
 	// Prune takes records that are to be forgotten before now out of the live
 	// log into the archive, and sessions that idled too long or reached their
 	// end, at most limit of each, and reports how many of both it took. It
-	// forgets assertions of clients that have expired, too.
+	// forgets all assertions of clients that have expired, too, in transactions
+	// of at most limit.
 	Prune(ctx context.Context, now time.Time, idle time.Duration, limit int) (records, sessions int, err error)
 
 	Close() error

@@ -79,7 +79,8 @@ func (t *tx) SpendAssertion(id [sha256.Size]byte, until time.Time) error {
 // assertionMargin covers what the clocks of two nodes differ by.
 const assertionMargin = time.Minute
 
-func (t *tx) pruneAssertions(now time.Time, limit int) error {
-	return t.write(`DELETE FROM quash.client_assertion WHERE id = ANY(ARRAY(SELECT id FROM quash.client_assertion WHERE expires < $1 LIMIT $2))`,
+func (t *tx) pruneAssertions(now time.Time, limit int) (n int, err error) {
+	n, err = t.exec(`DELETE FROM quash.client_assertion WHERE id = ANY(ARRAY(SELECT id FROM quash.client_assertion WHERE expires < $1 LIMIT $2))`,
 		stamp(now.Add(-assertionMargin)), max(limit, 0))
+	return n, err
 }

@@ -80,8 +80,8 @@ func (t *tx) SpendAssertion(id [sha256.Size]byte, until time.Time) error {
 // assertionMargin covers what the clocks of two nodes differ by.
 const assertionMargin = time.Minute
 
-func (t *tx) pruneAssertions(now time.Time, limit int) error {
-	_, err := t.c.exec(`DELETE FROM client_assertion WHERE id IN (SELECT id FROM client_assertion WHERE expires < ? LIMIT ?)`,
+func (t *tx) pruneAssertions(now time.Time, limit int) (n int, err error) {
+	n, err = t.c.exec(`DELETE FROM client_assertion WHERE id IN (SELECT id FROM client_assertion WHERE expires < ? LIMIT ?)`,
 		stamp(now.Add(-assertionMargin)), max(limit, 0))
-	return err
+	return n, err
 }

@@ -213,11 +213,15 @@ func (s *Store) Prune(ctx context.Context, now time.Time, idle time.Duration, li
 		if sessions, err = t.pruneSessions(now, idle, limit); err != nil {
 			return fmt.Errorf("prune sessions: %w", err)
 		}
-		if err := t.pruneAssertions(now, limit); err != nil {
-			return fmt.Errorf("prune assertions: %w", err)
-		}
 		return nil
 	})
+	for full := true; err == nil && full; {
+		_, err = s.do(ctx, func(t *tx) error {
+			n, err := t.pruneAssertions(now, limit)
+			full = n > 0 && n == limit
+			return err
+		})
+	}
 	if err != nil {
 		return 0, 0, err
 	}

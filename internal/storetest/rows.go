@@ -219,3 +219,26 @@ func assertionsExpire(t *testing.T, h Harness) {
 	prune(epoch.Add(time.Minute + time.Second))
 	spend(nil)
 }
+
+// More assertions than a batch has are all forgotten at once: they come faster
+// than batches do.
+func everyAssertionExpires(t *testing.T, h Harness) {
+	spend := func(want error) {
+		t.Helper()
+		for n := range byte(5) {
+			_, err := h.Store.Update(t.Context(), func(tx issuer.Tx) error { return tx.SpendAssertion([32]byte{n}, epoch) })
+			if !errors.Is(err, want) {
+				t.Errorf("assertion %d: got %v, want %v", n, err, want)
+			}
+		}
+	}
+	spend(nil)
+	if records, sessions, err := h.Store.Prune(t.Context(), epoch.Add(time.Hour), time.Hour, 2); records != 0 || sessions != 0 || err != nil {
+		t.Errorf("got %d records, %d sessions, %v; want none of both", records, sessions, err)
+	}
+	spend(nil)
+	if _, _, err := h.Store.Prune(t.Context(), epoch.Add(time.Hour), time.Hour, 0); err != nil {
+		t.Error(err)
+	}
+	spend(issuer.ErrExists)
+}

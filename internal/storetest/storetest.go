@@ -53,6 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"P11Evidence/AsManyOutcomesAsAllowed":                 manyOutcomes,
 		"Rows/AsTheModel":                                     asTheModel,
 		"Rows/AssertionsAreSpentUntilTheyExpire":              assertionsExpire,
+		"Rows/EveryExpiredAssertionIsPruned":                  everyAssertionExpires,
 		"Rows/ErrorsNameWhatIsWrong":                          rowErrors,
 		"Rows/ListingsAreOrderedAndBounded":                   listings,
 		"Rows/MatchFindsEveryKindOfClaim":                     matches,
