@@ -34,10 +34,10 @@ type entry struct {
 	keys       []revset.Key
 	few        [6]revset.Key // where keys stands unless they are more
 
-	claims Claims
-	origin *origin   // who made it; nil: Quash itself
-	one    [1]string // where claims.Audience stands unless it is more
-	hash   uint64
+	claims  Claims
+	foreign *foreignIssuer // who made it; nil: Quash itself
+	one     [1]string      // where claims.Audience stands unless it is more
+	hash    uint64
 }
 
 func (e *entry) bytes() int64 {

@@ -69,8 +69,8 @@ type follower struct {
 	sessions sync.WaitGroup
 	writing  sync.Mutex // guards the writer's side of the set in state
 
-	publishing sync.Mutex // held by who puts another state in the place of the present
-	foreign    []*origin  // what the next state has; never changed in place
+	publishing sync.Mutex       // held by who puts another state in the place of the present
+	foreign    []*foreignIssuer // what the next state has; never changed in place
 
 	mu        sync.Mutex // guards what follows
 	opening   bool       // nothing was sent to started yet
@@ -105,7 +105,7 @@ type bookmark struct {
 	feed.Mark
 }
 
-func (f *follower) init(c Config, addresses []*url.URL, issuers []*origin, w *watches) {
+func (f *follower) init(c Config, addresses []*url.URL, issuers []*foreignIssuer, w *watches) {
 	transport := &http.Transport{TLSClientConfig: c.TLS.Clone(), DialContext: c.Dial, Protocols: new(http.Protocols)}
 	transport.Protocols.SetHTTP1(true)
 	f.foreign = issuers
@@ -126,7 +126,7 @@ func (f *follower) init(c Config, addresses []*url.URL, issuers []*origin, w *wa
 }
 
 // issuers returns the others whose tokens are accepted, as they are now.
-func (f *follower) issuers() []*origin {
+func (f *follower) issuers() []*foreignIssuer {
 	f.publishing.Lock()
 	defer f.publishing.Unlock()
 	return f.foreign

@@ -58,10 +58,10 @@ type Issuer struct {
 	// Audience is what a token's aud must contain. Required, but with Secret:
 	// there, empty means that tokens must have no aud.
 	Audience string
-	// Types are the typ that are accepted, without regard to case; "" stands
-	// for a header without one. Nil: "at+jwt" (RFC 9068). Many libraries write
-	// "JWT", which ID tokens have as well: name it where nothing else that the
-	// issuer signs has the audience.
+	// Types are the typ that are accepted, without regard to case and to
+	// "application/" in front; "" stands for a header without one. Nil:
+	// "at+jwt" (RFC 9068). Many libraries write "JWT", which ID tokens have as
+	// well: name it where nothing else that the issuer signs has the audience.
 	Types []string
 	// MaxLifetime is the longest that its tokens live, up to 10 years. One that
 	// lives longer is refused. 0: 24 hours. The node must keep revocations of
@@ -71,9 +71,9 @@ type Issuer struct {
 	Skew time.Duration
 }
 
-// origin is an issuer as a state has it. It does not change: another takes its
-// place where its keys do.
-type origin struct {
+// foreignIssuer is an issuer as a state has it. It does not change: another
+// takes its place where its keys do.
+type foreignIssuer struct {
 	Issuer
 	secret   *jws.Secret
 	keys     *jws.KeySet // nil before the first good set
@@ -81,14 +81,14 @@ type origin struct {
 	source   *keySource  // nil but with JWKS
 }
 
-// origins checks the issuers and fills in their defaults.
-func (c *Config) origins() ([]*origin, error) {
+// foreignIssuers checks the issuers and fills in their defaults.
+func (c *Config) foreignIssuers() ([]*foreignIssuer, error) {
 	if len(c.Issuers) > maxIssuers {
 		return nil, fmt.Errorf("issuers: %d of them, want at most %d", len(c.Issuers), maxIssuers)
 	}
-	var all []*origin
+	var all []*foreignIssuer
 	for _, i := range c.Issuers {
-		o, err := newOrigin(i)
+		o, err := newForeignIssuer(i)
 		if err != nil {
 			return nil, fmt.Errorf("issuer %q: %w", i.Name, err)
 		}
@@ -105,7 +105,7 @@ func (c *Config) origins() ([]*origin, error) {
 	return all, nil
 }
 
-func newOrigin(i Issuer) (*origin, error) {
+func newForeignIssuer(i Issuer) (*foreignIssuer, error) {
 	if err := i.check(); err != nil {
 		return nil, err
 	}
@@ -113,13 +113,16 @@ func newOrigin(i Issuer) (*origin, error) {
 	if i.Types == nil {
 		i.Types = []string{"at+jwt"}
 	}
+	for at, typ := range i.Types {
+		i.Types[at] = shortType(typ)
+	}
 	if i.MaxLifetime == 0 {
 		i.MaxLifetime = defaultLifetime
 	}
 	if i.Skew == 0 {
 		i.Skew = clockLeeway
 	}
-	o := &origin{Issuer: i}
+	o := &foreignIssuer{Issuer: i}
 	var err error
 	switch {
 	case i.JWKS != "":
@@ -164,7 +167,7 @@ func fetchable(text string) bool {
 }
 
 // setKeys refuses a set without a key of use, too: it could only be a mistake.
-func (o *origin) setKeys(text []byte) error {
+func (o *foreignIssuer) setKeys(text []byte) error {
 	keys, err := jws.ParseForeignKeySet(text)
 	if err == nil && keys.Len() == 0 {
 		err = errors.New("the set has no key for ES256, Ed25519 or RS256")
@@ -176,18 +179,20 @@ func (o *origin) setKeys(text []byte) error {
 	return nil
 }
 
-// known checks that the node keeps revocations of every issuer, for long enough.
-func known(h *feed.Hello, issuers []*origin) error {
+// checkIssuers checks that the node keeps revocations of every issuer, for long
+// enough. What "quash issuer add" mends is no refusal: the node may only not
+// have read yet what was committed.
+func checkIssuers(h *feed.Hello, issuers []*foreignIssuer) error {
 	for _, o := range issuers {
 		at := slices.IndexFunc(h.Issuers, func(i feed.Issuer) bool { return i.Name == o.Name })
 		switch longest := int64(o.MaxLifetime / time.Second); {
 		case o.Name == h.Issuer:
 			return refusal{fmt.Errorf("issuer %q is the node's own: give one of the two another name", o.Name)}
 		case at < 0:
-			return refusal{fmt.Errorf("the node does not know issuer %q: run quash issuer add %s --max-lifetime %s", o.Name, o.Name, o.MaxLifetime)}
+			return fmt.Errorf("the node does not know issuer %q: run quash issuer add %s --max-lifetime %s", o.Name, o.Name, o.MaxLifetime)
 		case h.Issuers[at].MaxLifetime < longest:
-			return refusal{fmt.Errorf("the node keeps revocations of issuer %q for tokens that live %s, which is shorter than MaxLifetime: run quash issuer add %s --max-lifetime %s",
-				o.Name, time.Duration(h.Issuers[at].MaxLifetime)*time.Second, o.Name, o.MaxLifetime)}
+			return fmt.Errorf("the node keeps revocations of issuer %q for tokens that live %s, which is shorter than MaxLifetime: run quash issuer add %s --max-lifetime %s",
+				o.Name, time.Duration(h.Issuers[at].MaxLifetime)*time.Second, o.Name, o.MaxLifetime)
 		}
 	}
 	return nil
@@ -196,7 +201,7 @@ func known(h *feed.Hello, issuers []*origin) error {
 // identify proves which issuer made the token, nil standing for Quash itself.
 // Only the issuer that iss names is asked; a secret stands for its issuer where
 // there is no iss.
-func (st *state) identify(s *scratch, token string) (*origin, error) {
+func (st *state) identify(s *scratch, token string) (*foreignIssuer, error) {
 	if len(st.foreign) == 0 {
 		return nil, st.authenticate(s, token)
 	}
@@ -223,7 +228,7 @@ func (st *state) identify(s *scratch, token string) (*origin, error) {
 }
 
 // unnamed finds the issuer of a token without iss.
-func (st *state) unnamed(s *scratch) (*origin, error) {
+func (st *state) unnamed(s *scratch) (*foreignIssuer, error) {
 	for _, o := range st.foreign {
 		if o.secret != nil && o.secret.Verify(&s.token) == nil {
 			return o, o.checkType(s.token.Header.Type)
@@ -256,7 +261,7 @@ func (s *scratch) claim(name string) []byte {
 
 // authenticate proves that the issuer made the token as one of the accepted
 // types.
-func (o *origin) authenticate(s *scratch) error {
+func (o *foreignIssuer) authenticate(s *scratch) error {
 	if o.secret != nil {
 		if err := o.secret.Verify(&s.token); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -279,22 +284,29 @@ func (o *origin) authenticate(s *scratch) error {
 
 var errForeignKey = invalid("its issuer has no key of that kid, or, without a kid, not exactly one of that algorithm")
 
-func (o *origin) checkType(typ string) error {
-	const prefix = "application/"
-	if len(typ) > len(prefix) && strings.EqualFold(typ[:len(prefix)], prefix) {
-		typ = typ[len(prefix):]
-	}
+func (o *foreignIssuer) checkType(typ string) error {
+	typ = shortType(typ)
 	if !slices.ContainsFunc(o.Types, func(t string) bool { return strings.EqualFold(t, typ) }) {
 		return invalid("typ is none of its issuer's types")
 	}
 	return nil
 }
 
+// shortType returns a media type without the "application/" that a typ may leave
+// out (RFC 7515, section 4.1.9).
+func shortType(typ string) string {
+	const prefix = "application/"
+	if len(typ) > len(prefix) && strings.EqualFold(typ[:len(prefix)], prefix) {
+		return typ[len(prefix):]
+	}
+	return typ
+}
+
 // check judges the claims of a token that the issuer made. It bounds how long
 // the token lives in all, too: it must not outlive a revocation that was
-// forgotten.
-func (o *origin) check(s *scratch, c *Claims, notBefore, now time.Time) error {
-	latest, longest := now.Add(o.Skew), o.MaxLifetime+clockLeeway
+// forgotten. That bound has no leeway, because both moments are by one clock.
+func (o *foreignIssuer) check(s *scratch, c *Claims, notBefore, now time.Time) error {
+	latest := now.Add(o.Skew)
 	switch {
 	case o.Audience == "" && s.claim("aud") != nil:
 		return invalid("it has an aud, where its issuer's tokens have none")
@@ -304,9 +316,9 @@ func (o *origin) check(s *scratch, c *Claims, notBefore, now time.Time) error {
 		return invalid("iat is in the future")
 	case notBefore.After(latest) || notBefore.After(c.Expires):
 		return invalid("nbf is in the future, or after exp")
-	case c.Expires.IsZero() || c.Expires.After(now.Add(longest)):
+	case c.Expires.IsZero() || c.Expires.After(now.Add(o.MaxLifetime+max(o.Skew, clockLeeway))):
 		return invalid("exp is missing, or further off than its issuer's longest lifetime")
-	case !c.IssuedAt.IsZero() && c.Expires.Sub(c.IssuedAt) > longest:
+	case !c.IssuedAt.IsZero() && c.Expires.Sub(c.IssuedAt) > o.MaxLifetime:
 		return invalid("it lives longer than its issuer's longest lifetime")
 	}
 	return nil
@@ -314,7 +326,7 @@ func (o *origin) check(s *scratch, c *Claims, notBefore, now time.Time) error {
 
 // finish puts the issuer's name in the place of an iss that is missing, and ends
 // the token with the secret that made it.
-func (o *origin) finish(c *Claims) {
+func (o *foreignIssuer) finish(c *Claims) {
 	c.Issuer = o.Name
 	if !o.Until.IsZero() && o.Until.Before(c.Expires) {
 		c.Expires = o.Until.UTC()
@@ -323,7 +335,7 @@ func (o *origin) finish(c *Claims) {
 
 // signer returns the kid that a revocation names the token's key by, empty where
 // it has none.
-func (o *origin) signer(h jws.Header) string {
+func (o *foreignIssuer) signer(h jws.Header) string {
 	if o.keys == nil {
 		return h.KeyID
 	}
@@ -333,13 +345,14 @@ func (o *origin) signer(h jws.Header) string {
 	return ""
 }
 
-// killedBy says whether a record kills the token.
+// killedBy says whether a record kills the token. One without a time leaves in
+// doubt what it kills, as a token without iat does: that refuses.
 func (e *entry) killedBy(before uint64, notBefore uint32) bool {
 	switch {
-	case e.origin == nil:
+	case e.foreign == nil:
 		return e.claims.Revision < before
-	case before == revset.Forever || e.claims.IssuedAt.IsZero():
+	case before == revset.Forever || notBefore == 0 || e.claims.IssuedAt.IsZero():
 		return true
 	}
-	return e.claims.IssuedAt.Unix() <= int64(notBefore)+int64(e.origin.Skew/time.Second)
+	return e.claims.IssuedAt.Unix() <= int64(notBefore)+int64(e.foreign.Skew/time.Second)
 }

@@ -139,7 +139,7 @@ func fetch(ctx context.Context, client *http.Client, url string) ([]byte, time.D
 		return nil, 0, fmt.Errorf("the answer has status %d", response.StatusCode)
 	}
 	text, err := io.ReadAll(io.LimitReader(response.Body, jws.MaxForeignKeySet+1))
-	return text, freshFor(response.Header.Get("Cache-Control")), err
+	return text, freshFor(strings.Join(response.Header.Values("Cache-Control"), ",")), err
 }
 
 // freshFor returns for how long an answer is good by its Cache-Control (RFC
@@ -180,7 +180,7 @@ func (k *keySource) note(err error, f *follower) {
 }
 
 // status says how the issuer stands.
-func (o *origin) status() IssuerStatus {
+func (o *foreignIssuer) status() IssuerStatus {
 	s := IssuerStatus{Name: o.Name, Until: o.Until, Ready: o.secret != nil || o.keys != nil}
 	if o.keys != nil {
 		s.Keys = o.keys.Len()
@@ -223,7 +223,7 @@ func (f *follower) trust(issuer string, text []byte) error {
 	defer f.publishing.Unlock()
 	list := slices.Clone(f.foreign)
 	for i, o := range list {
-		if o.Name != issuer || bytes.Equal(o.keysText, text) {
+		if o.Name != issuer || o.keys != nil && bytes.Equal(o.keysText, text) {
 			continue
 		}
 		next := *o

@@ -2,6 +2,7 @@ package quash_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -141,7 +142,8 @@ func TestUnknownKeysCauseOneFetchAMinute(t *testing.T) {
 }
 
 func TestCacheControlSaysWhenKeysAreFetchedAgain(t *testing.T) {
-	for control, want := range map[string]time.Duration{
+	for lines, want := range map[string]time.Duration{
+		"public\nmax-age=300":           5 * time.Minute,
 		"":                              15 * time.Minute,
 		"no-store":                      15 * time.Minute,
 		"public, max-age=300":           5 * time.Minute,
@@ -154,7 +156,9 @@ func TestCacheControlSaysWhenKeysAreFetchedAgain(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			key := must(jws.Generate(jws.Ed25519))
 			p := &provider{answer: func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Cache-Control", control)
+				for control := range strings.SplitSeq(lines, "\n") {
+					w.Header().Add("Cache-Control", control)
+				}
 				serveKeys(key)(w, r)
 			}}
 			n, c := trusting(t, p)
@@ -163,7 +167,7 @@ func TestCacheControlSaysWhenKeysAreFetchedAgain(t *testing.T) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if got := p.asked[1].Sub(p.asked[0]); got != want {
-				t.Errorf("Cache-Control %q: fetched again after %s, want %s", control, got, want)
+				t.Errorf("Cache-Control %q: fetched again after %s, want %s", lines, got, want)
 			}
 		})
 	}
@@ -239,6 +243,38 @@ func TestAnIssuerIsNotReadyBeforeItsFirstKeys(t *testing.T) {
 	})
 }
 
+// An answer without a body is no key set, the first time too.
+func TestAnEmptyFirstAnswerIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		key := must(jws.Generate(jws.Ed25519))
+		p := &provider{answer: func(http.ResponseWriter, *http.Request) {}}
+		n, c := trusting(t, p)
+		v, _ := n.open(c)
+		wantError(t, v, foreignToken(key, nil), quash.ErrNotReady, "after an empty answer")
+		if s := v.Status().Issuers[0]; s.Ready || s.Failure == "" || !s.Fetched.IsZero() {
+			t.Errorf("got status %+v, want a failure, and nothing fetched", s)
+		}
+		p.set(serveKeys(key))
+		time.Sleep(2 * time.Second)
+		wantAccepted(t, v, foreignToken(key, nil), "a second or two later")
+	})
+}
+
+func TestTypesCompareWithoutCaseAndPrefix(t *testing.T) {
+	for _, typ := range []string{"at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"} {
+		bubble(t, func(t *testing.T) {
+			key := must(jws.Generate(jws.Ed25519))
+			n, c := trusting(t, &provider{answer: serveKeys(key)})
+			c.Issuers[0].Types = []string{typ}
+			v, _ := n.open(c)
+			wantAccepted(t, v, foreignToken(key, nil), "where "+typ+" was named")
+			if c.Issuers[0].Types[0] != typ {
+				t.Errorf("open changed what it was given to %q", c.Issuers[0].Types[0])
+			}
+		})
+	}
+}
+
 func TestOpenDoesNotWaitForASlowIssuer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := &provider{answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}
@@ -310,6 +346,7 @@ func TestASecretEndsWithItsMoment(t *testing.T) {
 	})
 }
 
+// What "quash issuer add" mends a node may be about to read.
 func TestOpenRefusesIssuersThatTheNodeKeepsNothingFor(t *testing.T) {
 	for name, c := range map[string]struct {
 		known []feed.Issuer
@@ -325,17 +362,69 @@ func TestOpenRefusesIssuersThatTheNodeKeepsNothingFor(t *testing.T) {
 			if name == "its own" {
 				n.hello.Issuer = idp
 			}
-			failed := make(chan error, 1)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
 			go func() {
-				_, err := quash.Open(t.Context(), config)
-				failed <- err
+				for {
+					select {
+					case p := <-n.peers:
+						p.sendHello(false)
+					case <-ctx.Done():
+						return
+					}
+				}
 			}()
-			(<-n.peers).sendHello(false)
-			if err := <-failed; err == nil || !strings.Contains(err.Error(), c.want) {
+			began := time.Now()
+			_, err := quash.Open(ctx, config)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s: got %v, want it to say %q", name, err, c.want)
+			}
+			if tried := time.Since(began) >= time.Second; tried == (name == "its own") {
+				t.Errorf("%s: open tried until its context ended: %t", name, tried)
 			}
 		})
 	}
+}
+
+func TestOpenWaitsForAnIssuerThatIsBeingAdded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		key := must(jws.Generate(jws.Ed25519))
+		n, c := trusting(t, &provider{answer: serveKeys(key)})
+		known := n.hello.Issuers
+		n.hello.Issuers = nil
+		go func() {
+			(<-n.peers).sendHello(false)
+			p := <-n.peers
+			n.hello.Issuers = known
+			p.sendHello(false)
+			p.snapshot()
+		}()
+		v, err := quash.Open(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close(context.Background())
+		wantAccepted(t, v, foreignToken(key, nil), "once the node knows it")
+	})
+}
+
+// One that is lost while the verifier runs leaves it in doubt.
+func TestANodeThatForgotAnIssuerMakesStale(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		n, c := trusting(t, &provider{answer: serveKeys(must(jws.Generate(jws.Ed25519)))})
+		v, p := n.open(c)
+		known := n.hello.Issuers
+		p.conn.CloseNow()
+		p = <-n.peers
+		n.hello.Issuers = nil
+		p.sendHello(true)
+		p = <-n.peers
+		wantError(t, v, n.token(nil), quash.ErrStale, "after a hello without the issuer")
+		n.hello.Issuers = known
+		p.sendHello(true)
+		synctest.Wait()
+		wantAccepted(t, v, n.token(nil), "after one with it")
+	})
 }
 
 func TestIssuersThatAreRefused(t *testing.T) {

@@ -183,17 +183,17 @@ func (s *session) greet(kind feed.Kind, body []byte) error {
 	}
 	s.silence.Reset(s.length.Patience())
 	s.arrive()
-	at, known := s.bookmark(), s.state.Load()
-	same := known != nil && at.log == s.hello.Log && at.epoch == s.hello.Epoch
+	at, present := s.bookmark(), s.state.Load()
+	same := present != nil && at.log == s.hello.Log && at.epoch == s.hello.Epoch
 	switch {
 	case s.hello.Resumes && !same:
 		return faultf("the node resumes a log that this verifier does not have")
 	case s.hello.Resumes:
-		st.set = known.set
+		st.set = present.set
 		s.publish(st)
 		s.begin()
 		return nil
-	case known != nil && !same:
+	case present != nil && !same:
 		s.suspect("the node's log is another than the one that was followed")
 	}
 	st.set = revset.New(s.config.MaxRevocations)
@@ -220,7 +220,7 @@ func (s *session) readHello(body []byte) (*state, error) {
 	case h.MaxLifetime <= 0 || h.MaxLifetime > int64(maxLifetime/time.Second):
 		return nil, fmt.Errorf("a longest lifetime of %d seconds", h.MaxLifetime)
 	}
-	if err := known(h, s.issuers()); err != nil {
+	if err := checkIssuers(h, s.issuers()); err != nil {
 		return nil, err
 	}
 	if st.audience == "" {

@@ -34,8 +34,8 @@ type state struct {
 	secret     []byte
 	issuer     string
 	audience   string
-	lifetime   time.Duration // the longest of the issuer's tokens
-	foreign    []*origin     // other issuers
+	lifetime   time.Duration    // the longest of the issuer's tokens
+	foreign    []*foreignIssuer // other issuers
 }
 
 // same says whether o differs from st in nothing but its generation.
@@ -91,7 +91,7 @@ func (st *state) verify(token string, now time.Time) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{generation: st.generation, origin: o}
+	e := &entry{generation: st.generation, foreign: o}
 	e.position.Store(nowhere)
 	e.claims.Audience = e.one[:0]
 	s.begin(token)
@@ -143,13 +143,13 @@ func (st *state) authenticate(s *scratch, token string) error {
 // zero, which check refuses, or is seen here: but for sid, which the tokens that
 // clients have for themselves lack. The rev of another issuer's token means
 // nothing.
-func (st *state) read(s *scratch, c *Claims, o *origin) error {
+func (st *state) read(s *scratch, c *Claims, o *foreignIssuer) error {
 	revision := o != nil
 	for _, m := range s.members {
 		ok := true
 		switch m.Name {
 		case "iss":
-			c.Issuer, ok = st.known(m.Value)
+			c.Issuer, ok = st.text(m.Value)
 		case "sub":
 			c.Subject, ok = s.keep(m.Value)
 		case "client_id":
@@ -182,7 +182,7 @@ func (st *state) read(s *scratch, c *Claims, o *origin) error {
 }
 
 // judge judges the claims of a token that o made, nil standing for Quash itself.
-func (st *state) judge(s *scratch, c *Claims, o *origin, notBefore, now time.Time) error {
+func (st *state) judge(s *scratch, c *Claims, o *foreignIssuer, notBefore, now time.Time) error {
 	if o == nil {
 		return st.check(c, notBefore, now)
 	}
@@ -214,8 +214,9 @@ func (st *state) check(c *Claims, notBefore, now time.Time) error {
 // revocationKeys appends the keys of the revocations that would name the
 // token: one for each value of each claim that any record names. A number that
 // cannot be told from its neighbours leaves in doubt what names it, which
-// refuses.
-func (st *state) revocationKeys(s *scratch, o *origin, keys []revset.Key) ([]revset.Key, error) {
+// refuses: but for other issuers' tokens, of which no revocation names one by
+// such a number.
+func (st *state) revocationKeys(s *scratch, o *foreignIssuer, keys []revset.Key) ([]revset.Key, error) {
 	issuer, kid := st.issuer, s.token.Header.KeyID
 	if o != nil {
 		issuer, kid = o.Name, o.signer(s.token.Header)
@@ -238,10 +239,11 @@ func (st *state) revocationKeys(s *scratch, o *origin, keys []revset.Key) ([]rev
 			if !nameable(value) {
 				continue
 			}
-			if s.value, ok = jws.AppendText(s.value[:0], value); !ok {
+			if s.value, ok = jws.AppendText(s.value[:0], value); ok {
+				keys = append(keys, revset.KeyOf(st.secret, issuer, m.Name, s.value))
+			} else if o == nil {
 				return nil, invalid("claim " + strconv.Quote(m.Name) + " is revocable and has a number that is too large to compare")
 			}
-			keys = append(keys, revset.KeyOf(st.secret, issuer, m.Name, s.value))
 		}
 	}
 	return keys, nil
@@ -290,9 +292,9 @@ func (st *state) revoked(e *entry) bool {
 	return false
 }
 
-// known returns a string, of the one copy that the state has where it is the
+// text returns a string, of the one copy that the state has where it is the
 // issuer or the audience, as in nearly every token.
-func (st *state) known(value []byte) (string, bool) {
+func (st *state) text(value []byte) (string, bool) {
 	if n := len(value) - 2; n > 0 && value[0] == '"' {
 		for _, s := range [...]string{st.issuer, st.audience} {
 			if s == string(value[1:n+1]) && !strings.ContainsAny(s, `"\`) {
@@ -311,7 +313,7 @@ func (st *state) audiences(s *scratch, list []string, value []byte) ([]string, b
 		s.elements = append(s.elements[:0], value)
 	}
 	for _, element := range s.elements {
-		name, ok := st.known(element)
+		name, ok := st.text(element)
 		if !ok {
 			return nil, false
 		}

@@ -29,9 +29,10 @@ type Verifier struct {
 // Open returns a verifier that follows a node from then on, once it accepts
 // tokens: it has all revocations up to the log's head when it connected, a
 // lease, and a clock that agrees with the node's. Until then Open tries again
-// for as long as ctx lives; it fails at once where the configuration is wrong,
-// a node refuses the key, serves another issuer, or does not know one of
-// Config.Issuers. Ctx bounds the start only. Open also waits for the first answer
+// for as long as ctx lives, also while the node does not know one of
+// Config.Issuers, which "quash issuer add" mends; it fails at once where the
+// configuration is wrong, a node refuses the key, or serves another issuer. Ctx
+// bounds the start only. Open also waits for the first answer
 // of each issuer's JWKS, at most 10 seconds; it does not fail where that is bad.
 //
 // The verifier connects again by itself, to the next of its addresses, whenever
@@ -42,7 +43,7 @@ func Open(ctx context.Context, c Config) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("quash: open: %w", err)
 	}
-	issuers, err := c.origins()
+	issuers, err := c.foreignIssuers()
 	if err != nil {
 		return nil, fmt.Errorf("quash: open: %w", err)
 	}

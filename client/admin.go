@@ -287,10 +287,11 @@ func (a Admin) Issuers(ctx context.Context) ([]Issuer, error) {
 }
 
 // AddIssuer has revocations of another issuer's tokens kept, or changes how, and
-// returns what is in force. A lifetime never gets shorter; where it gets longer,
-// every token that the issuer made before is revoked. Scope keys.
-func (a Admin) AddIssuer(ctx context.Context, i Issuer) (Issuer, error) {
-	return call[Issuer](ctx, a.client, a.request("POST", nil, i, "issuers"))
+// returns what is in force. A lifetime never gets shorter. Where it gets longer,
+// where subjects become the same, and where the issuer is added to a log that may
+// have lost something, every token that it made before is revoked. Scope keys.
+func (a Admin) AddIssuer(ctx context.Context, n NewIssuer) (Issuer, error) {
+	return call[Issuer](ctx, a.client, a.request("POST", nil, n, "issuers"))
 }
 
 // SigningKeys lists the keys that tokens are or were signed with, oldest

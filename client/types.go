@@ -195,12 +195,18 @@ type RevokeRequest struct {
 	DryRun      bool   `json:"-"`                      // query parameter dry_run
 }
 
-// Issuer is another issuer whose tokens can be revoked: the body of POST
-// /v1/admin/issuers, and its answer.
-type Issuer struct {
+// NewIssuer is the body of POST /v1/admin/issuers.
+type NewIssuer struct {
 	Name         string `json:"name"`                    // iss of its tokens
 	MaxLifetime  int64  `json:"max_lifetime"`            // seconds: the longest that its tokens live
-	SameSubjects bool   `json:"same_subjects,omitempty"` // what revokes a sub here revokes it there
+	SameSubjects *bool  `json:"same_subjects,omitempty"` // what revokes a sub here revokes it there; nil: as it was, false at first
+}
+
+// Issuer is another issuer whose tokens can be revoked.
+type Issuer struct {
+	Name         string `json:"name"`          // iss of its tokens
+	MaxLifetime  int64  `json:"max_lifetime"`  // seconds: the longest that its tokens live
+	SameSubjects bool   `json:"same_subjects"` // what revokes a sub here revokes it there
 }
 
 // Change says why a change is made, and whether it is made: the query

@@ -55,7 +55,11 @@ func foreignText(e client.Effect, r client.RevokeRequest) string {
 	if e.DryRun {
 		return "dry run: would end every token of " + r.Issuer + " with " + r.Claim + " " + r.Value + "; nothing was changed"
 	}
-	return fmt.Sprintf("revoked: every token of %s with %s %s; position %d", r.Issuer, r.Claim, r.Value, e.Position)
+	text := fmt.Sprintf("revoked: every token of %s with %s %s; position %d", r.Issuer, r.Claim, r.Value, e.Position)
+	if r.Claim == "sid" {
+		text += "\nend the session at its issuer too: tokens that it makes later than the issuer's max lifetime and 11 minutes from now are accepted again"
+	}
+	return text
 }
 
 // checkSubject refuses the name of an account where its subject is meant: the

@@ -519,9 +519,12 @@ func TestForeignIssuers(t *testing.T) {
 	}
 	_, err := w.admin("revoke").Revoke(ctx, client.RevokeRequest{Issuer: "before", Claim: "sub", Value: "u_1"})
 	refused(t, "an issuer that was not added", err, 404, client.CodeNotFound)
+	same, apart := true, false
 	want := client.Issuer{Name: "before", MaxLifetime: 86400, SameSubjects: true}
-	if got := must(keys.AddIssuer(ctx, want))(t); got != want {
-		t.Errorf("added: got %+v, want %+v", got, want)
+	for _, again := range []*bool{&same, nil} {
+		if got := must(keys.AddIssuer(ctx, client.NewIssuer{Name: "before", MaxLifetime: 86400, SameSubjects: again}))(t); got != want {
+			t.Errorf("added: got %+v, want %+v", got, want)
+		}
 	}
 	if got := must(keys.Issuers(ctx))(t); !cmp.Equal(got, []client.Issuer{want}) {
 		t.Errorf("listed: got %+v, want %+v", got, want)
@@ -532,6 +535,10 @@ func TestForeignIssuers(t *testing.T) {
 	if r.Issuer != "before" || r.NotBefore.IsZero() || r.NotBefore.After(r.Time) {
 		t.Errorf("the revocation: got %+v, want one of that issuer with its second", r)
 	}
-	_, err = keys.AddIssuer(ctx, client.Issuer{Name: "before", MaxLifetime: 1 << 60})
+	want.SameSubjects = false
+	if got := must(keys.AddIssuer(ctx, client.NewIssuer{Name: "before", MaxLifetime: 1, SameSubjects: &apart}))(t); got != want {
+		t.Errorf("its subjects are its own again: got %+v, want %+v", got, want)
+	}
+	_, err = keys.AddIssuer(ctx, client.NewIssuer{Name: "before", MaxLifetime: 1 << 60})
 	refused(t, "a lifetime without end", err, 400, client.CodeInvalid)
 }

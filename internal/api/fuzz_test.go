@@ -38,6 +38,7 @@ func FuzzBody(f *testing.F) {
 		checkBody[client.RevokeRequest](t, body)
 		checkBody[client.NewKey](t, body)
 		checkBody[client.ReplaceKey](t, body)
+		checkBody[client.NewIssuer](t, body)
 	})
 }
 

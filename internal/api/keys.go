@@ -68,14 +68,14 @@ func (a *API) issuers(c *call) error {
 }
 
 // maxForeignSeconds is more than the issuer allows, and less than a Duration holds.
-const maxForeignSeconds = 100 * maxOverlap
+const maxForeignSeconds = 1 << 32
 
 func (a *API) addIssuer(c *call) error {
-	body, err := decode[client.Issuer](c)
+	body, err := decode[client.NewIssuer](c)
 	if err != nil {
 		return err
 	}
-	made, err := a.issuer.AddIssuer(c.r.Context(), c.actor, issuer.Foreign{
+	made, err := a.issuer.AddIssuer(c.r.Context(), c.actor, issuer.IssuerRequest{
 		Name: body.Name, SameSubjects: body.SameSubjects,
 		MaxLifetime: time.Duration(min(max(body.MaxLifetime, -1), maxForeignSeconds)) * time.Second,
 	})

@@ -2,8 +2,11 @@ package issuer
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"time"
+
+	"github.com/quashdev/quash/internal/jws"
 )
 
 // Foreign is another issuer, whose tokens the log revokes too.
@@ -22,6 +25,13 @@ const (
 	// a revocation kills what it issued up to so much later.
 	foreignSkew = 10 * time.Minute
 )
+
+// IssuerRequest says what is to be kept of another issuer.
+type IssuerRequest struct {
+	Name         string        // iss of its tokens
+	MaxLifetime  time.Duration // the longest that they live, in whole seconds
+	SameSubjects *bool         // see [Foreign]; nil: as it was, false at first
+}
 
 var issuerAdded = Event{Name: "issuer_added"}
 
@@ -61,8 +71,8 @@ func compareName(f Foreign, name string) int {
 
 // lifetime returns how long after a revocation a token can expire that it kills.
 func (l Log) lifetime(name string) time.Duration {
-	f, known := l.Foreign(name)
-	if !known {
+	f, found := l.Foreign(name)
+	if !found {
 		return l.MaxLifetime
 	}
 	// The server may have taken the name of an issuer that it knew.
@@ -82,47 +92,66 @@ func (i *Issuer) ForeignIssuers(ctx context.Context) (list []Foreign, err error)
 
 // AddIssuer has the log keep revocations of another issuer's tokens, or changes
 // how it does, and returns what is in force. A lifetime never gets shorter.
-// Where it gets longer, every token that the issuer made before is revoked:
-// what had revoked one of them may be forgotten already.
-func (i *Issuer) AddIssuer(ctx context.Context, by Actor, f Foreign) (Foreign, error) {
+// Every token that the issuer made before is revoked where something that should
+// have revoked one of them may be missing (see doubt).
+func (i *Issuer) AddIssuer(ctx context.Context, by Actor, r IssuerRequest) (Foreign, error) {
 	switch {
-	case !visible(f.Name, 1, 256):
+	case !visible(r.Name, 1, 256):
 		return Foreign{}, refuse(CodeInvalid, "name: want the iss of its tokens, 1 to 256 visible ASCII characters")
-	case f.Name == i.cfg.Issuer:
-		return Foreign{}, refuse(CodeInvalid, "name: %q is this server's own issuer, which it knows", f.Name)
-	case f.MaxLifetime < time.Second || f.MaxLifetime > maxForeignLifetime || f.MaxLifetime%time.Second != 0:
+	case r.Name == i.cfg.Issuer:
+		return Foreign{}, refuse(CodeInvalid, "name: %q is this server's own issuer, which it knows", r.Name)
+	case r.MaxLifetime < time.Second || r.MaxLifetime > maxForeignLifetime || r.MaxLifetime%time.Second != 0:
 		return Foreign{}, refuse(CodeInvalid, "max lifetime: want whole seconds, from 1 to %d", maxForeignLifetime/time.Second)
 	}
+	var made Foreign
 	_, err := i.store.Update(ctx, func(tx Tx) (err error) {
-		f, err = i.addIssuer(tx, by, f)
+		made, err = addIssuer(tx, by, r)
 		return err
 	})
-	return f, explain("issuer", err)
+	return made, explain("issuer", err)
 }
 
-func (i *Issuer) addIssuer(tx Tx, by Actor, f Foreign) (Foreign, error) {
+func addIssuer(tx Tx, by Actor, r IssuerRequest) (Foreign, error) {
 	l, err := tx.Log()
 	if err != nil {
-		return f, err
+		return Foreign{}, err
 	}
-	former, known := l.Foreign(f.Name)
-	if !known && len(l.Issuers) >= maxForeign {
-		return f, refuse(CodeFull, "the log knows %d other issuers, as many as it can", len(l.Issuers))
+	former, found := l.Foreign(r.Name)
+	if !found && len(l.Issuers) >= maxForeign {
+		return Foreign{}, refuse(CodeFull, "the log knows %d other issuers, as many as it can", len(l.Issuers))
+	}
+	f := Foreign{Name: r.Name, MaxLifetime: max(r.MaxLifetime, former.MaxLifetime), SameSubjects: former.SameSubjects}
+	if r.SameSubjects != nil {
+		f.SameSubjects = *r.SameSubjects
 	}
 	if err := tx.PutIssuer(f); err != nil {
 		return f, err
 	}
-	if known && f.MaxLifetime > former.MaxLifetime {
-		if err := revokeIssuer(tx, f.Name, issuerAdded, by, "its tokens may live longer than those revocations were kept for"); err != nil {
+	if reason := doubt(l, former, f, found); reason != "" {
+		if err := revokeIssuer(tx, f.Name, issuerAdded, by, reason); err != nil {
 			return f, err
 		}
 	}
-	f.MaxLifetime = max(f.MaxLifetime, former.MaxLifetime)
 	detail, err := compact(map[string]any{"issuer": f.Name, "max_lifetime": int64(f.MaxLifetime / time.Second), "same_subjects": f.SameSubjects})
 	if err != nil {
 		return f, err
 	}
 	return f, tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: issuerAdded.Name, Actor: by.Name, Address: by.Address, Detail: detail})
+}
+
+// doubt returns why revocations of tokens that the issuer f made before may be
+// missing from the log l, empty where none can be. Former is what the log knows
+// of it, if found.
+func doubt(l Log, former, f Foreign, found bool) string {
+	switch {
+	case !found && l.Epoch > 1:
+		return "what the log had of it before the epoch began may be lost"
+	case found && f.MaxLifetime > former.MaxLifetime:
+		return "its tokens may live longer than those revocations were kept for"
+	case found && f.SameSubjects && !former.SameSubjects:
+		return "what revoked its subjects before did not revoke them there"
+	}
+	return ""
 }
 
 // revokeIssuer revokes every token that another issuer made before.
@@ -137,9 +166,11 @@ func revokeIssuer(tx Tx, name string, e Event, by Actor, reason string) error {
 func second(t time.Time) uint32 { return uint32(t.Unix()) }
 
 // appendShared appends a revocation of the server's own tokens, and where it
-// names a subject, that of every issuer whose subjects are the same.
+// names a subject, that of every issuer whose subjects are the same. Tokens of
+// others do not carry the claims that are kept here, and would be dead with
+// nothing to refresh them: those live on where claims change.
 func appendShared(tx Tx, r Revocation) error {
-	if err := tx.AppendRevocation(r); err != nil || r.Claim != "sub" {
+	if err := tx.AppendRevocation(r); err != nil || r.Claim != "sub" || r.Event == ClaimsChanged.Name {
 		return err
 	}
 	l, err := tx.Log()
@@ -168,12 +199,14 @@ func (i *Issuer) revokeForeign(tx Tx, by Actor, r RevokeRequest, out *Effect) er
 		return refuse(CodeInvalid, "claim: want its name, 1 to %d visible ASCII characters", maxClaimName)
 	case r.Claim == "iss" && r.Value != r.Issuer:
 		return refuse(CodeInvalid, "value: to end every token of the issuer, name it: %q", r.Issuer)
+	case uncountable(r.Claim, r.Value):
+		return refuse(CodeInvalid, "value: a number of 2^53 or more cannot be told from its neighbours, and no revocation names it; name another claim of the token")
 	}
 	l, err := tx.Log()
 	if err != nil {
 		return err
 	}
-	if _, known := l.Foreign(r.Issuer); !known {
+	if _, found := l.Foreign(r.Issuer); !found {
 		return refuse(CodeNotFound, "there is no such issuer; add it first")
 	}
 	if err := roomForClaim(l, r.Claim); err != nil {
@@ -192,4 +225,19 @@ func (i *Issuer) revokeForeign(tx Tx, by Actor, r RevokeRequest, out *Effect) er
 		return err
 	}
 	return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: ClaimRevoked.Name, Actor: by.Name, Address: by.Address, Reason: r.Reason, Detail: detail})
+}
+
+// uncountable says whether the value is the text of a number of 2^53 or more,
+// which verifiers pass over. The claims that they take as strings alone are told
+// apart by every digit.
+func uncountable(claim, value string) bool {
+	switch claim {
+	case "iss", "sub", "aud", "client_id", "sid", "jti", "kid":
+		return false
+	}
+	if first := value[0]; first != '-' && (first < '0' || first > '9') || !json.Valid([]byte(value)) {
+		return false
+	}
+	_, ok := jws.Text([]byte(value))
+	return !ok
 }

@@ -17,7 +17,12 @@ const idp = "https://idp.example"
 // add has the house know another issuer.
 func (h *house) add(name string, lifetime time.Duration, same bool) issuer.Foreign {
 	h.t.Helper()
-	f, err := h.AddIssuer(h.ctx(), admin, issuer.Foreign{Name: name, MaxLifetime: lifetime, SameSubjects: same})
+	return h.put(issuer.IssuerRequest{Name: name, MaxLifetime: lifetime, SameSubjects: &same})
+}
+
+func (h *house) put(r issuer.IssuerRequest) issuer.Foreign {
+	h.t.Helper()
+	f, err := h.AddIssuer(h.ctx(), admin, r)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -79,11 +84,14 @@ func TestForeignRevocationsThatAreRefused(t *testing.T) {
 		"no claim":                    {issuer.RevokeRequest{Issuer: idp, Value: "u"}, issuer.CodeInvalid},
 		"sessions":                    {issuer.RevokeRequest{Issuer: idp, Claim: "sub", Value: "u", End: true}, issuer.CodeInvalid},
 		"another iss":                 {issuer.RevokeRequest{Issuer: idp, Claim: "iss", Value: "u"}, issuer.CodeInvalid},
+		"a number of 2^53":            {issuer.RevokeRequest{Issuer: idp, Claim: "user_id", Value: "9007199254740992"}, issuer.CodeInvalid},
+		"a negative one":              {issuer.RevokeRequest{Issuer: idp, Claim: "user_id", Value: "-9007199254740993"}, issuer.CodeInvalid},
+		"one with an exponent":        {issuer.RevokeRequest{Issuer: idp, Claim: "user_id", Value: "1e400"}, issuer.CodeInvalid},
 	} {
 		_, err := h.Revoke(h.ctx(), admin, c.r)
 		h.refused(what, err, c.want)
 	}
-	for what, f := range map[string]issuer.Foreign{
+	for what, f := range map[string]issuer.IssuerRequest{
 		"no name":      {MaxLifetime: time.Hour},
 		"its own name": {Name: h.cfg.Issuer, MaxLifetime: time.Hour},
 		"no lifetime":  {Name: "a"},
@@ -98,16 +106,40 @@ func TestForeignRevocationsThatAreRefused(t *testing.T) {
 	}
 }
 
-// P2: where the subjects are the same, every event that revokes a sub revokes it
-// there in the same transaction.
+// What is a string in every token is told apart by all of its digits, and what
+// is no number, or a small one, by what it is.
+func TestForeignValuesThatLookLikeNumbers(t *testing.T) {
+	h := open(t)
+	h.add(idp, time.Hour, false)
+	for claim, value := range map[string]string{
+		"sub": "110169484474386276334", "sid": "9007199254740993", "user_id": "9007199254740991", "phone": "+9007199254740993", "email": "9007199254740993@idp.example",
+	} {
+		if _, err := h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Issuer: idp, Claim: claim, Value: value}); err != nil {
+			t.Errorf("%s %s: %v", claim, value, err)
+		}
+	}
+}
+
+// Tokens of others do not carry the claims, and nothing refreshes them.
+func TestClaimsThatChangeLeaveOtherIssuersAlone(t *testing.T) {
+	h := open(t)
+	h.add("before", time.Hour, true)
+	h.session("u_1")
+	if _, err := h.PutClaims(h.ctx(), admin, issuer.Target{Subject: "u_1"}, []byte(`{"tenant":"acme"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.after(0); len(got) != 1 || got[0].Issuer != h.cfg.Issuer || got[0].Claim != "sub" {
+		t.Errorf("got %+v, want the subject's tokens of this server alone", got)
+	}
+}
+
+// P2: where the subjects are the same, every event that ends what a subject has
+// revokes it there in the same transaction.
 func TestP2SharedSubjectsAreRevokedTogether(t *testing.T) {
 	for name, happen := range map[string]func(*house, issuer.Target) (issuer.Effect, error){
 		"logout of all": func(h *house, t issuer.Target) (issuer.Effect, error) { return h.LogoutAll(h.ctx(), admin, t) },
 		"deactivation":  func(h *house, t issuer.Target) (issuer.Effect, error) { return h.Deactivate(h.ctx(), admin, t) },
 		"deletion":      func(h *house, t issuer.Target) (issuer.Effect, error) { return h.Delete(h.ctx(), admin, t) },
-		"claims": func(h *house, t issuer.Target) (issuer.Effect, error) {
-			return h.PutClaims(h.ctx(), admin, t, []byte(`{"tenant":"acme"}`))
-		},
 		"revocation": func(h *house, t issuer.Target) (issuer.Effect, error) {
 			return h.Revoke(h.ctx(), admin, issuer.RevokeRequest{Claim: "sub", Value: t.Subject})
 		},
@@ -167,6 +199,52 @@ func TestAForeignLifetimeNeverGetsShorter(t *testing.T) {
 	list, err := h.ForeignIssuers(h.ctx())
 	if d := cmp.Diff([]issuer.Foreign{{Name: idp, MaxLifetime: 2 * time.Hour}}, list); d != "" || err != nil {
 		t.Errorf("issuers (-want +got):\n%s, %v", d, err)
+	}
+}
+
+// P2: what revoked a subject here before the subjects were the same did not
+// revoke it there.
+func TestP2SubjectsThatBecomeTheSame(t *testing.T) {
+	h := open(t)
+	again := issuer.IssuerRequest{Name: idp, MaxLifetime: time.Hour}
+	h.put(again)
+	h.session("u_1")
+	if _, err := h.LogoutAll(h.ctx(), admin, issuer.Target{Subject: "u_1"}); err != nil {
+		t.Fatal(err)
+	}
+	before := h.head()
+	if got := h.add(idp, time.Hour, true); !got.SameSubjects {
+		t.Errorf("got %+v, want the same subjects", got)
+	}
+	got := h.after(before)
+	if len(got) != 1 || got[0].Issuer != idp || got[0].Claim != "iss" || got[0].NotBefore == 0 {
+		t.Errorf("got %+v, want that what was made before is revoked", got)
+	}
+	if got := h.put(again); !got.SameSubjects {
+		t.Error("where it was left out, the subjects are the same no more")
+	}
+	if got := h.add(idp, time.Hour, false); got.SameSubjects {
+		t.Error("the subjects are still the same")
+	}
+	if got := h.after(before); len(got) != 1 {
+		t.Errorf("got %d revocations, want none more", len(got))
+	}
+}
+
+// P9: an issuer that was in what was lost is added again, and with it nothing of
+// what had revoked its tokens.
+func TestP9AnIssuerThatWasLost(t *testing.T) {
+	h, shared := openShared(t)
+	h.append(issuer.Revocation{Issuer: h.cfg.Issuer, Claim: "sub", Value: "u9", Time: time.Now()})
+	shared.Fork()
+	if err := h.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.head()
+	h.add(idp, time.Hour, false)
+	got := h.after(before)
+	if len(got) != 1 || got[0].Issuer != idp || got[0].Claim != "iss" || got[0].Value != idp || got[0].NotBefore == 0 {
+		t.Errorf("got %+v, want that what the issuer made before is revoked", got)
 	}
 }
 

@@ -106,8 +106,8 @@ func makeForeign() *foreignFile {
 		Issuers: []issuerVector{
 			{Name: idpName, Keys: idpKeys(), Audience: "orders"},
 			{Name: otherName, Keys: otherKeys(), Audience: "orders", Types: []string{"JWT", ""}, MaxLifetime: 7200, Skew: 5},
-			{Name: appName, Secret: []byte(appSecret), Until: vectorNow + 5000, Types: []string{"JWT"}},
-			{Name: secondName, Secret: []byte(secondSecret), Until: vectorNow + 5000, Audience: "orders", Types: []string{"JWT"}},
+			{Name: appName, Secret: []byte(appSecret), Until: vectorNow + 5000, Types: []string{"JWT"}, Skew: 600},
+			{Name: secondName, Secret: []byte(secondSecret), Until: vectorNow + 5000, Audience: "orders", Types: []string{"Application/jwt"}},
 			{Name: pastName, Secret: []byte(pastSecret), Until: vectorNow - 1, Types: []string{"JWT"}},
 		},
 	}
@@ -145,6 +145,7 @@ func (f *foreignFile) revokeAll() {
 	f.revoke(secondName, "iss", secondName, 0, then)
 	f.revoke(idpName, "sub", "u_revoked", 0, then-100)
 	f.revoke(otherName, "kid", rs.id(), 0, then)
+	f.revoke(idpName, "sub", "u_doubt", 0, 0)
 }
 
 func (f *foreignFile) revoke(issuer, claim, value string, before uint64, notBefore uint32) {
@@ -294,7 +295,8 @@ func (f *foreignFile) addClaims() {
 		f.add("invalid", fmt.Sprintf("C2-sub-%d", i), "sub "+sub, ofIDP("sub", sub))
 	}
 	f.add("invalid", "C2-jti", "jti is no string", ofIDP("jti", "7"))
-	f.add("invalid", "C2-number-large", "a revocable claim with a number that doubles do not tell from its neighbours", ofIDP("roles", "9007199254740992"))
+	f.add("valid", "C2-number-large", "a revocable claim with a number that no revocation can name", ofIDP("roles", "9007199254740992"))
+	f.add("revoked", "C2-number-among", "the other members of the array count", otherSame.token(ed.in("at+jwt", "JWT"), bearing(otherName, "roles", `[1e400,"admin"]`, "iat", "1799999000")))
 	f.add("invalid", "C3-twice", "two members of one name", ofIDP("iss2", `1,"iss":"https://idp.example"`))
 	f.add("invalid", "C3-array", "no object", ed.token(ed.header(""), `["iss"]`))
 }
@@ -307,11 +309,15 @@ func (f *foreignFile) addForeignTimes() {
 	f.add("expired", "X2-now", "dead at the second", ofIDP("exp", "1800000000", "iat", "1799999999"))
 	f.add("valid", "X2-next", "alive until then", ofIDP("exp", "1800000001"))
 	f.add("valid", "X2-fraction", "a fraction of a second", ofIDP("exp", "1800000000.5"))
-	f.add("valid", "X3-longest", "as long as the longest lifetime and a minute more", ofIDP("exp", "1800086460"))
+	f.add("valid", "X3-longest", "as far off as the longest lifetime and a minute more", ofIDP("exp", "1800086460", "iat", "1800000060"))
 	f.add("invalid", "X3-longer", "further off", ofIDP("exp", "1800086461", "iat", ""))
-	f.add("invalid", "X3-lived", "it lives longer than the longest lifetime, though little is left of it", ofIDP("exp", "1800003600", "iat", "1799917139"))
-	f.add("valid", "X3-lives", "it lives as long as the longest lifetime and a minute more", ofIDP("exp", "1800003600", "iat", "1799917140"))
-	f.add("invalid", "X3-other", "the longest lifetime is the issuer's", rs.token(`{"alg":"RS256"}`, bearing(otherName, "exp", "1800007261")))
+	f.add("invalid", "X3-lived", "it lives longer than the longest lifetime, though little is left of it", ofIDP("exp", "1800003600", "iat", "1799917199"))
+	f.add("invalid", "X3-lived-fraction", "by a fraction of a second", ofIDP("exp", "1800003600.5", "iat", "1799917200"))
+	f.add("valid", "X3-lives", "it lives as long as the longest lifetime", ofIDP("exp", "1800003600", "iat", "1799917200"))
+	f.add("invalid", "X3-other", "the longest lifetime is the issuer's", otherSame.token(ed.in("at+jwt", "JWT"), bearing(otherName, "exp", "1800007261", "iat", "")))
+	f.add("valid", "X3-other-minute", "a minute is allowed where the skew is less", otherSame.token(ed.in("at+jwt", "JWT"), bearing(otherName, "exp", "1800007260", "iat", "")))
+	f.add("valid", "X3-skew", "the skew where it is more", ofApp("exp", "1800087000", "iat", "1800000600"))
+	f.add("invalid", "X3-skew-longer", "further off than that", ofApp("exp", "1800087001", "iat", ""))
 	for i, iat := range []string{`"1800000000"`, "null", "-1", "true"} {
 		f.add("invalid", fmt.Sprintf("X4-iat-%d", i), "iat "+iat, ofIDP("iat", iat))
 	}
@@ -345,6 +351,7 @@ func (f *foreignFile) addRevoked() {
 	f.add("valid", "R3-array-after", "issued later than the issuer's skew", otherSame.token(ed.in("at+jwt", "JWT"), bearing(otherName, "roles", `["a","admin"]`, "iat", "1799999506")))
 	f.add("revoked", "R4-secret", "a token without iss, by the issuer's name", ofApp("sub", user, "iat", "1799999000"))
 	f.add("revoked", "R4-secret-no-iat", "without iat", ofApp("sub", user, "iat", ""))
+	f.add("revoked", "R4-doubt", "by a record without a time, whatever iat says", ofIDP("sub", `"u_doubt"`))
 	f.add("revoked", "R5-iss", "everything of an issuer", mac(secondSecret, macHeader, bearing(secondName, "iat", "1799999000")))
 	f.add("revoked", "R5-no-iss", "with the tokens that have no iss", mac(secondSecret, macHeader, bearing("", "iat", "1799999000")))
 }

@@ -94,8 +94,9 @@ func (p *PublicKey) Algorithm() Algorithm { return p.alg }
 
 // Verify checks that t is signed with the key: the header names the key, or, of
 // a foreign token, none, and its algorithm, and the signature is good for the
-// octets received. It returns an [ErrAlgorithm] or an [ErrSignature]. An ECDSA signature has a second form
-// that is as good (r, n-s); so a token has no identity but its claims.
+// octets received. It returns an [ErrAlgorithm] or an [ErrSignature]. An ECDSA
+// signature has a second form that is as good (r, n-s); so a token has no
+// identity but its claims.
 func (p *PublicKey) Verify(t *Token) error {
 	if algorithmOf(t.Header.Algorithm) != p.alg {
 		return fmt.Errorf("%w: the token says %q, the key is for %s", ErrAlgorithm, t.Header.Algorithm, p.alg)

@@ -66,8 +66,6 @@ func (r *reader) open(asked ...statement) error {
 	query := readHead
 	if r.writes {
 		query = writeHead
-	}
-	if r.writes {
 		r.c.patience = shortTripTimeout
 	}
 	list := make([]statement, 0, len(r.start)+2)

@@ -3,7 +3,8 @@
 // One goroutine writes. It takes as many waiting transactions as there are,
 // at most 64, runs them in one database transaction, and answers them after its
 // one commit, so that one flush carries them all. Where one of them wrote and
-// failed, all are rolled back, and run again without it.
+// failed, all are rolled back, and run again in three commits: those before it,
+// itself, and those behind it.
 // Readers have connections of their own and see the snapshot of the last
 // commit. The file is in write-ahead-log mode with synchronous=FULL: what was
 // answered with success has been flushed.
