@@ -201,7 +201,16 @@ describe('a key set that is published', () => {
   });
 });
 
+/** A node of its own, to which nobody tries to connect yet. */
+async function knowing(): Promise<FakeNode> {
+  const n = await FakeNode.start();
+  n.hello['issuers'] = known;
+  n.clock.wall = node.clock.wall;
+  return n;
+}
+
 test('a node that comes to know an issuer serves; one whose own it is never does', async () => {
+  const node = await knowing();
   const signal = AbortSignal.timeout(20_000);
   const opening = Verifier.open(node.config({ issuers: [old()], signal }));
   (await node.peer()).hello({ issuers: [] });
@@ -215,14 +224,17 @@ test('a node that comes to know an issuer serves; one whose own it is never does
   wrong.catch(() => {});
   (await node.peer()).hello();
   await assert.rejects(wrong, /the node's own/);
+  node.close();
 });
 
 test('a node that does not know an issuer, or remembers too short, does not serve', async () => {
   for (const issuers of [[old({ name: 'https://stranger.example' })], [old({ maxLifetime: 86_401 })]]) {
+    const node = await knowing();
     const opening = Verifier.open(node.config({ issuers, signal: AbortSignal.timeout(300) }));
     opening.catch(() => {});
     (await node.peer()).hello();
     await assert.rejects(opening, /quash issuer add/);
+    node.close();
   }
 });
 
