@@ -75,7 +75,7 @@ type Confirmation struct {
 	Pending   []Pending `json:"pending,omitempty"` // at most a hundred of them; for callers with an API key
 	Nodes     []string  `json:"nodes,omitempty"`   // ids of other nodes that are waited for; for callers with an API key
 
-	StaleRoutes int `json:"stale_routes"` // routes, of all verifiers, that accept tokens when stale
+	StaleRoutes int `json:"stale_routes"` // routes, of the node's verifiers, that accept tokens when stale
 	Accepting   int `json:"accepting"`    // those of them that may accept what was revoked: their verifier lost its lease before it confirmed
 }
 
