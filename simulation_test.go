@@ -21,7 +21,7 @@ import (
 var (
 	oneSeed = flag.Uint64("simulation.seed", 0, "play this simulation alone")
 	first   = flag.Uint64("simulation.first", 1, "begin with this seed")
-	seeds   = flag.Int("simulation.seeds", 0, "play as many simulations; 0: 2,000, or 400 with the race detector")
+	seeds   = flag.Int("simulation.seeds", 0, "play as many simulations; 0: 2,000, or 250 with the race detector")
 	keep    = flag.Bool("simulation.keep", true, "keep the seeds that fail in testdata/simulation/seeds")
 	verbose = flag.Bool("simulation.verbose", false, "note what nodes and verifiers log")
 )
@@ -43,7 +43,7 @@ func count() int {
 	case soak:
 		return 50_000
 	case raced:
-		return 400
+		return 250
 	}
 	return 2_000
 }

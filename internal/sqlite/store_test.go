@@ -468,5 +468,5 @@ func TestSharedStore(t *testing.T) {
 				shared.Fork()
 			},
 		}
-	})
+	}, "Outbox", "Forked", "Epoch", "Restore", "Tail", "Transactions")
 }

@@ -5,6 +5,8 @@ package storetest
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,8 +38,9 @@ type Fault struct {
 	Unreadable bool // the store cannot find out whether it does
 }
 
-// Run runs the suite. Open makes a new harness.
-func Run(t *testing.T, open func(t *testing.T) Harness) {
+// Run runs the suite, or only the parts of it that are named. Open makes a new
+// harness.
+func Run(t *testing.T, open func(t *testing.T) Harness, only ...string) {
 	tests := map[string]func(*testing.T, Harness){
 		"P1Durable/WhatWasAnsweredSurvivesReopening":          reopening,
 		"P1Durable/EveryWriteFailsTwice":                      everyWriteFails,
@@ -88,6 +91,9 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"Transactions/ClosedStoresRefuse":                     closedRefuses,
 	}
 	for name, test := range tests {
+		if len(only) > 0 && !slices.Contains(only, strings.Split(name, "/")[0]) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			h := open(t)
 			h.another = open
