@@ -57,6 +57,18 @@ func Decode[T any](r *http.Request) (T, error) {
 	return decode[T](&call{recorder: recorder{ResponseWriter: httptest.NewRecorder()}, r: r})
 }
 
+// Form reads the body of a request to an endpoint of OAuth.
+func Form(r *http.Request) (map[string]string, error) {
+	return readForm(&call{recorder: recorder{ResponseWriter: httptest.NewRecorder()}, r: r})
+}
+
+// Cookie returns the refresh token and the key that a page of an origin presents.
+func Cookie(r *http.Request, origin string) (token, key string, err error) {
+	a := &API{origins: []string{origin}}
+	p, err := a.present(&call{r: r}, "")
+	return p.token, p.retryKey, err
+}
+
 // Query reads a query string of a route that takes the known parameters.
 var Query = readQuery
 

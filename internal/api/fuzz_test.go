@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -59,6 +60,67 @@ func checkBody[T any](t *testing.T, body string) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%q: (-want +got):\n%s", body, cmp.Diff(want, got))
 	}
+}
+
+// FuzzForm checks that a form that is taken has each parameter once and none
+// that is empty, with the values that net/url reads.
+func FuzzForm(f *testing.F) {
+	for _, body := range []string{
+		"", "grant_type=refresh_token&refresh_token=qr_x", "token=a&token=b", "token=", "token=%zz", "token=%ff", "a;b=c", "=x", "scope=read+write&client_id=%20",
+		"client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=e30.e30.AA",
+	} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequest("POST", "/oauth/token", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		got, err := api.Form(r)
+		if err != nil {
+			return
+		}
+		want, err := url.ParseQuery(body)
+		if err != nil {
+			t.Fatalf("took %q: %v", body, err)
+		}
+		for name, values := range want {
+			if len(values) != 1 || values[0] != got[name] || !utf8.ValidString(name+values[0]) {
+				t.Errorf("%q: got %q for %q, want each once, as they are: %q", body, got[name], name, values)
+			}
+		}
+		for name, value := range got {
+			if value == "" || want.Get(name) != value {
+				t.Errorf("%q: got %q for %q, which the body does not say", body, value, name)
+			}
+		}
+	})
+}
+
+// FuzzCookie checks that a refresh token is taken from a cookie header only
+// where it is there once, and is what net/http reads.
+func FuzzCookie(f *testing.F) {
+	const name, key = "__Host-quash", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	for _, header := range []string{
+		name + "=qr_x." + key, "a=b; " + name + "=qr_x." + key + "; c=d", name + "=qr_x." + key + "; " + name + "=qr_y." + key, "__HOST-quash=qr_x." + key,
+		name + `="qr_x.` + key + `"`, name + "=qr_x", name + "=." + key, name, "=" + name, name + "=qr_x." + key + ";" + strings.ToUpper(name), name + " =qr_x." + key,
+	} {
+		f.Add(header)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		const page = "https://app.test"
+		r := httptest.NewRequest("POST", "/v1/refresh", nil)
+		r.Header.Set("Origin", page)
+		r.Header["Cookie"] = []string{header}
+		token, retryKey, err := api.Cookie(r, page)
+		if err != nil {
+			return
+		}
+		if n := strings.Count(strings.ToLower(header), strings.ToLower(name)+"="); n < 1 || token == "" || len(retryKey) != len(key) {
+			t.Errorf("%q: took token %q and key %q", header, token, retryKey)
+		}
+		if named := r.CookiesNamed(name); len(named) != 1 || named[0].Value != token+"."+retryKey {
+			t.Errorf("%q: took %q and %q, where net/http reads %v", header, token, retryKey, named)
+		}
+	})
 }
 
 // FuzzQuery checks that a query string that is taken has each known parameter
