@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -87,7 +88,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	data, err := os.MkdirTemp(*dir, ".bench-*")
+	base, err := filepath.Abs(*dir) // programs are started elsewhere
+	if err != nil {
+		return err
+	}
+	data, err := os.MkdirTemp(base, ".bench-*")
 	if err != nil {
 		return err
 	}
