@@ -147,10 +147,8 @@ func New(cfg Config, store Store) (*Issuer, error) {
 		}
 		i.secrets = append(i.secrets, d)
 	}
+	i.hashes = newHashGate()
 	var err error
-	if i.hashes, err = newHashGate(); err != nil {
-		return nil, err
-	}
 	i.limits, err = newLimits()
 	return i, err
 }
