@@ -2,11 +2,8 @@ package sqlite
 
 import (
 	"database/sql"
-	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
@@ -98,7 +95,7 @@ func scanConfirmation(row scanner) (c issuer.Confirmation, err error) {
 		return c, err
 	}
 	c.Began = began.time()
-	if c.Outcomes, err = decodeOutcomes(outcomes); err != nil {
+	if c.Outcomes, err = issuer.DecodeOutcomes(outcomes); err != nil {
 		return c, fmt.Errorf("evidence of node %s for record %d: %w", c.Node, c.First, err)
 	}
 	return c, nil
@@ -110,38 +107,9 @@ func (t *tx) PutConfirmation(c issuer.Confirmation) error {
 		INSERT INTO confirmation (node, first, last, began, took, confirmed, lost, gone, outcomes)
 		SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9
 		WHERE coalesce((SELECT first FROM confirmation WHERE node = ?1 AND last >= ?2 ORDER BY last LIMIT 1) > ?3, true)`,
-		c.Node, int64(c.First), int64(c.Last), stamp(c.Began), int64(c.Took), c.Confirmed, c.Lost, c.Left, encodeOutcomes(c.Outcomes))
+		c.Node, int64(c.First), int64(c.Last), stamp(c.Began), int64(c.Took), c.Confirmed, c.Lost, c.Left, issuer.EncodeOutcomes(c.Outcomes))
 	if err != nil {
 		return fmt.Errorf("put confirmation: %w", err)
 	}
 	return nil
-}
-
-func encodeOutcomes(list []issuer.Outcome) []byte {
-	b := make([]byte, 0, 8*len(list))
-	for _, o := range list {
-		b = binary.AppendUvarint(b, uint64(o.Verifier))
-		b = append(b, byte(o.End))
-		b = binary.AppendVarint(b, o.After.Microseconds())
-	}
-	return b
-}
-
-var errOutcomes = errors.New("the outcomes are not as they were written")
-
-func decodeOutcomes(b []byte) (list []issuer.Outcome, err error) {
-	for len(b) > 0 {
-		verifier, n := binary.Uvarint(b)
-		if n <= 0 || n == len(b) {
-			return nil, errOutcomes
-		}
-		end, rest := issuer.End(b[n]), b[n+1:]
-		after, n := binary.Varint(rest)
-		if n <= 0 {
-			return nil, errOutcomes
-		}
-		list = append(list, issuer.Outcome{Verifier: uint32(verifier), End: end, After: time.Duration(after) * time.Microsecond})
-		b = rest[n:]
-	}
-	return list, nil
 }
