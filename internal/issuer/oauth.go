@@ -51,7 +51,7 @@ var errOtherClient = refuse(CodeGrant, "the token was issued to another client")
 // client's is CodeGrant, and nothing happens to it.
 func (i *Issuer) RevokeToken(ctx context.Context, by Client, token, address string) (Effect, error) {
 	if t, ok := parseRefreshToken(token); ok {
-		return i.revokeRefreshToken(ctx, by, t, address)
+		return i.endByRefreshToken(ctx, by.as(address), t, &by)
 	}
 	a, err := i.accessToken(ctx, token)
 	switch {
@@ -114,25 +114,6 @@ func (i *Issuer) revokedSince(rd Reader, m Match, after uint64) (revoked bool, u
 		after = mark.Position
 	}
 	return false, after, nil
-}
-
-func (i *Issuer) revokeRefreshToken(ctx context.Context, by Client, t refreshToken, address string) (Effect, error) {
-	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
-		out.Event = LoggedOut.Name
-		s, err := tx.Session(t.session)
-		switch {
-		case errors.Is(err, ErrNotFound):
-			return nil
-		case err != nil:
-			return err
-		case i.judge(s, t, [32]byte{}, tx.Now()) == forged:
-			return nil
-		case !s.of(by):
-			return errOtherClient
-		}
-		return i.apply(tx, LoggedOut, by.as(address), Target{Subject: s.Subject, Session: s.ID}, out)
-	})
-	return out, explain("session", err)
 }
 
 // of reports whether a session is a registered client's.

@@ -26,19 +26,28 @@ func (i *Issuer) Logout(ctx context.Context, token, address string) (Effect, err
 	if !ok {
 		return Effect{}, errGrant
 	}
+	return i.endByRefreshToken(ctx, User(address), t, nil)
+}
+
+// endByRefreshToken ends the session that a refresh token names: for the user,
+// or for a registered client, who learns nothing of tokens that were never made
+// (RFC 7009, section 2.2).
+func (i *Issuer) endByRefreshToken(ctx context.Context, by Actor, t refreshToken, c *Client) (Effect, error) {
 	out, err := i.update(ctx, false, func(tx Tx, out *Effect) error {
 		out.Event = LoggedOut.Name
 		s, err := tx.Session(t.session)
-		if errors.Is(err, ErrNotFound) {
+		forgery := err == nil && i.judge(s, t, [32]byte{}, tx.Now()) == forged
+		switch {
+		case errors.Is(err, ErrNotFound) || forgery && c != nil:
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
-		}
-		if i.judge(s, t, [32]byte{}, tx.Now()) == forged {
+		case forgery:
 			return errGrant
+		case c != nil && !s.of(*c):
+			return errOtherClient
 		}
-		return i.apply(tx, LoggedOut, User(address), Target{Subject: s.Subject, Session: s.ID}, out)
+		return i.apply(tx, LoggedOut, by, Target{Subject: s.Subject, Session: s.ID}, out)
 	})
 	return out, explain("session", err)
 }
