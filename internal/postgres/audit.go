@@ -43,9 +43,9 @@ func scanAuditEntry(row pgx.Rows) (e issuer.AuditEntry, err error) {
 	return e, err
 }
 
-const insertAudits = `
+var insertAudits = `
 	INSERT INTO quash.audit (time, event, actor, address, subject, session, position, reason, detail)
-	SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::bytea[])`
+	` + unnest("bigint", "text", "text", "text", "text", "text", "bigint", "text", "bytea")
 
 func auditColumns(list []issuer.AuditEntry) []any {
 	return []any{

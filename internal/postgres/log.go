@@ -111,8 +111,7 @@ func (r *reader) History(after uint64, limit int) ([]issuer.Revocation, error) {
 // insertRevocations inserts what columnsOf returns.
 func insertRevocations(table string) string {
 	return `INSERT INTO quash.` + table + ` (` + revocationColumns + `)
-		SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[],
-			$9::text[], $10::text[], $11::text[], $12::bytea[], $13::bigint[], $14::bytea[])`
+		` + unnest("bigint", "text", "text", "text", "bigint", "bigint", "boolean", "bigint", "text", "text", "text", "bytea", "bigint", "bytea")
 }
 
 func columnsOf(list []issuer.Revocation) []any {

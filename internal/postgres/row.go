@@ -3,6 +3,8 @@ package postgres
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +52,16 @@ func mark(position int64, digest []byte) feed.Mark {
 	m := feed.Mark{Position: uint64(position)}
 	copy(m.Digest[:], digest)
 	return m
+}
+
+// unnest is the query whose rows are those of arrays side by side, one for each
+// type. In a select list they are not copied first, as they are after FROM.
+func unnest(types ...string) string {
+	columns := make([]string, len(types))
+	for i, t := range types {
+		columns[i] = fmt.Sprintf("unnest($%d::%s[])", i+1, t)
+	}
+	return "SELECT " + strings.Join(columns, ", ")
 }
 
 func text(row pgx.Rows) (s string, err error) {

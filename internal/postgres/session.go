@@ -324,6 +324,13 @@ func expiries(s *issuer.Session) []int64 {
 	return column(s.Tokens, func(exp *uint32) int64 { return int64(*exp) })
 }
 
+var updateSessions = `
+	UPDATE quash.session s SET device = v.device, address = v.address, last_used = v.last_used, day = v.day, counter = v.counter,
+		secret = v.secret, rotated = v.rotated, retry_key = v.retry_key, tokens = v.tokens::bigint[]
+	FROM (` + unnest("text", "text", "text", "bigint", "int", "bigint", "bytea", "bigint", "bytea", "text") + `)
+		AS v (id, device, address, last_used, day, counter, secret, rotated, retry_key, tokens)
+	WHERE s.id = v.id`
+
 // putSessions is the statement that writes what a refresh changes of sessions,
 // each of which is there. Of several versions of one the last counts.
 func putSessions(list []issuer.Session) statement {
@@ -346,12 +353,7 @@ func putSessions(list []issuer.Session) statement {
 		}}
 	}
 	slices.SortFunc(latest, func(a, b *issuer.Session) int { return strings.Compare(a.ID, b.ID) })
-	return statement{query: `
-		UPDATE quash.session s SET device = v.device, address = v.address, last_used = v.last_used, day = v.day, counter = v.counter,
-			secret = v.secret, rotated = v.rotated, retry_key = v.retry_key, tokens = v.tokens::bigint[]
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::bigint[], $7::bytea[], $8::bigint[], $9::bytea[], $10::text[])
-			AS v (id, device, address, last_used, day, counter, secret, rotated, retry_key, tokens)
-		WHERE s.id = v.id`, args: []any{
+	return statement{query: updateSessions, args: []any{
 		column(latest, func(s **issuer.Session) string { return (*s).ID }),
 		column(latest, func(s **issuer.Session) string { return (*s).Device }),
 		column(latest, func(s **issuer.Session) string { return (*s).Address }),

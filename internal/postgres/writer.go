@@ -81,8 +81,10 @@ func (s *Store) work(queue chan *op, run func([]*op)) {
 func gather(queue chan *op, first *op) []*op {
 	// Callers that the last group answered are about to queue again; letting
 	// them run first makes groups larger and costs a lone caller nothing.
-	for waiting := -1; waiting < len(queue) && len(queue) < maxGroup; {
-		waiting = len(queue)
+	for seen, still := 0, 0; still < 3 && len(queue) < maxGroup-1; still++ {
+		if len(queue) > seen {
+			seen, still = len(queue), 0
+		}
 		runtime.Gosched()
 	}
 	group := make([]*op, 0, maxGroup)
