@@ -200,3 +200,14 @@ func TestPrepareFinishesAnEpoch(t *testing.T) {
 	}
 	h.whole("after a restore")
 }
+
+// P9: a backup that is restored twice within a second has two epochs, and the
+// first has handed out no position of the second.
+func TestP9EpochsOfOneCopyDoNotMeet(t *testing.T) {
+	var copied issuer.Log
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	first, second := copied.Lift("first", "restored", now), copied.Lift("second", "restored", now.Add(50*time.Millisecond))
+	if apart := int64(second.Begin.Position - first.Begin.Position); apart < 50_000 {
+		t.Errorf("the second epoch begins %d positions after the first, want 50,000 or more", apart)
+	}
+}

@@ -415,7 +415,7 @@ type Revocation struct {
 // Until the year 2242 that leaves room for millions of them.
 func (l Log) Lift(id, reason string, now time.Time) Epoch {
 	e := Epoch{Number: l.Epoch + 1, Log: id, Time: now.Truncate(time.Millisecond), Reason: reason, Before: l.Head}
-	e.Begin.Position = max(l.Head.Position+EpochLift, uint64(now.Unix())*epochRate)
+	e.Begin.Position = max(l.Head.Position+EpochLift, uint64(now.UnixMilli())*epochRate/1000)
 	e.Begin.Digest = e.seal()
 	return e
 }
