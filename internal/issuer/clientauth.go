@@ -58,8 +58,8 @@ func (i *Issuer) AuthenticateClient(ctx context.Context, p ClientProof) (Client,
 // proven returns the client, and the time of the database.
 func (i *Issuer) proven(ctx context.Context, p ClientProof, a *assertion) (c Client, now time.Time, err error) {
 	err = i.store.View(ctx, func(rd Reader) (err error) {
-		now = rd.Now()
 		c, err = rd.Client(p.ID)
+		now = rd.Now() // after what is read: then the two are one round trip
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {

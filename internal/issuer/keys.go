@@ -175,18 +175,22 @@ func (i *Issuer) SigningKeys(ctx context.Context) (keys []SigningKey, err error)
 func (i *Issuer) PublicKeys(ctx context.Context) (*jws.KeySet, error) {
 	var set *jws.KeySet
 	err := i.store.View(ctx, func(rd Reader) (err error) {
-		keys, err := rd.SigningKeys()
-		if err != nil {
-			return err
-		}
-		log, err := rd.Log()
-		if err != nil {
-			return err
-		}
-		set, err = Published(keys, log.MaxLifetime, rd.Now())
+		set, err = publicKeys(rd)
 		return err
 	})
 	return set, explain("signing key", err)
+}
+
+func publicKeys(rd Reader) (*jws.KeySet, error) {
+	keys, err := rd.SigningKeys()
+	if err != nil {
+		return nil, err
+	}
+	log, err := rd.Log()
+	if err != nil {
+		return nil, err
+	}
+	return Published(keys, log.MaxLifetime, rd.Now())
 }
 
 // Published returns those of the keys that live tokens may be signed with: those
@@ -371,8 +375,8 @@ func (i *Issuer) Authenticate(ctx context.Context, secret string) (APIKey, error
 	var k APIKey
 	var now time.Time
 	err := i.store.View(ctx, func(rd Reader) (err error) {
-		now = rd.Now()
 		k, err = rd.APIKey(id)
+		now = rd.Now() // after what is read: then the two are one round trip
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {

@@ -134,17 +134,30 @@ type accessToken struct {
 var errAccessToken = refuse(CodeToken, "the access token was not issued here")
 
 // accessToken reads an access token; CodeToken where it is no such.
-func (i *Issuer) accessToken(ctx context.Context, token string) (a accessToken, err error) {
-	var t jws.Token
-	if err := t.Parse(token); err != nil || (t.Header.Type != "at+jwt" && t.Header.Type != "application/at+jwt") {
-		return a, errAccessToken
+func (i *Issuer) accessToken(ctx context.Context, token string) (accessToken, error) {
+	t, err := parseAccessToken(token)
+	if err != nil {
+		return accessToken{}, err
 	}
 	keys, err := i.PublicKeys(ctx)
 	if err != nil {
-		return a, err
+		return accessToken{}, err
 	}
+	return i.verified(t, keys)
+}
+
+func parseAccessToken(token string) (*jws.Token, error) {
+	t := new(jws.Token)
+	if err := t.Parse(token); err != nil || (t.Header.Type != "at+jwt" && t.Header.Type != "application/at+jwt") {
+		return nil, errAccessToken
+	}
+	return t, nil
+}
+
+// verified reads a token that one of the keys signed.
+func (i *Issuer) verified(t *jws.Token, keys *jws.KeySet) (a accessToken, err error) {
 	key, ok := keys.Key(t.Header.KeyID)
-	if !ok || key.Verify(&t) != nil {
+	if !ok || key.Verify(t) != nil {
 		return a, errAccessToken
 	}
 	members, err := jws.Members(nil, t.Payload)
@@ -205,49 +218,42 @@ type Inspected struct {
 // to it or has it in its aud, or its own refresh token. It carries out what waits
 // in the outbox first.
 func (i *Issuer) Inspect(ctx context.Context, by Client, token string) (Inspected, error) {
-	requested := false
-	err := i.store.View(ctx, func(rd Reader) (err error) {
-		requested, err = rd.Requested()
-		return err
-	})
-	if err == nil && requested {
-		err = i.drain(ctx)
-	}
-	if err != nil {
-		return Inspected{}, explain("token", err)
-	}
 	if t, ok := parseRefreshToken(token); ok {
 		return i.inspectRefreshToken(ctx, by, t)
 	}
-	a, err := i.accessToken(ctx, token)
+	t, err := parseAccessToken(token)
 	if err != nil {
-		if CodeOf(err) == CodeToken {
-			err = nil
-		}
-		return Inspected{}, err
+		return Inspected{}, nil
 	}
-	var head uint64
+	var l Log
+	var keys *jws.KeySet
 	var now time.Time
-	err = i.store.View(ctx, func(rd Reader) error {
-		l, err := rd.Log()
-		now, head = rd.Now(), l.Head.Position
+	err = i.settled(ctx, func(rd Reader) (err error) {
+		if keys, err = publicKeys(rd); err != nil {
+			return err
+		}
+		now = rd.Now()
+		l, err = rd.Log()
 		return err
 	})
-	mine := a.texts["client_id"] == by.ID || slices.Contains(a.audience, by.ID)
-	if err != nil || !mine || !now.Before(a.expires) {
+	if err != nil {
 		return Inspected{}, explain("token", err)
+	}
+	a, err := i.verified(t, keys)
+	if err != nil || a.texts["client_id"] != by.ID && !slices.Contains(a.audience, by.ID) || !now.Before(a.expires) {
+		return Inspected{}, nil
 	}
 	return Inspected{
 		Known: true, Client: a.texts["client_id"], Subject: a.texts["sub"], Session: a.texts["sid"], ID: a.texts["jti"],
 		Scope: a.texts["scope"], Audience: a.audience, Issued: a.issued, Expires: a.expires,
-		Carried: a.carries(), Rev: a.rev, Head: head,
+		Carried: a.carries(), Rev: a.rev, Head: l.Head.Position,
 	}, nil
 }
 
 // inspectRefreshToken knows the current token of a session. One before it is
 // as good as used, whatever a retry would give.
 func (i *Issuer) inspectRefreshToken(ctx context.Context, by Client, t refreshToken) (in Inspected, err error) {
-	err = i.store.View(ctx, func(rd Reader) error {
+	err = i.settled(ctx, func(rd Reader) error {
 		in = Inspected{}
 		s, err := rd.Session(t.session)
 		if errors.Is(err, ErrNotFound) {

@@ -107,6 +107,26 @@ func (i *Issuer) drain(ctx context.Context) error {
 	return errFlooded
 }
 
+// settled calls fn in a view, after the requests that wait when it is called.
+// It may call it twice, and the first does not count then.
+func (i *Issuer) settled(ctx context.Context, fn func(Reader) error) error {
+	waiting := false
+	err := i.store.View(ctx, func(rd Reader) error {
+		if err := fn(rd); err != nil {
+			return err
+		}
+		var err error
+		waiting, err = rd.Requested()
+		return err
+	})
+	if err == nil && waiting {
+		if err = i.drain(ctx); err == nil {
+			err = i.store.View(ctx, fn)
+		}
+	}
+	return err
+}
+
 // Answer says what became of a request.
 type Answer struct {
 	Waiting  bool

@@ -255,8 +255,7 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// View implements [issuer.Store]. A panic of fn is the caller's, after the
-// transaction has ended.
+// View implements [issuer.Store]. A panic of fn is the caller's.
 func (s *Store) View(ctx context.Context, fn func(issuer.Reader) error) error {
 	var tries tries
 	for {
@@ -272,7 +271,7 @@ func (s *Store) view(ctx context.Context, fn func(issuer.Reader) error) error {
 	if err != nil {
 		return err
 	}
-	defer c.end()
+	defer func() { go c.end() }() // nobody needs to wait for the end of what changed nothing
 	err = fn(&reader{s: s, c: c, l: &ledger{}, before: s.remembered(), start: beginView})
 	if c.failed != nil && (err == nil || errors.Is(c.failed, errAgain)) {
 		return c.failed
