@@ -56,7 +56,7 @@ func (b *bench) sessionBytes() ([]row, error) {
 }
 
 // program measures the real binary: how soon it answers where the tables are
-// there already, and what it takes of memory when nothing happens.
+// there already, what it takes of memory when nothing happens, and logins.
 func (b *bench) program() ([]row, error) {
 	binary := filepath.Join(b.dir, "quash")
 	build := exec.CommandContext(b.ctx, "go", "build", "-C", "..", "-ldflags", "-s -w", "-o", binary, "./cmd/quash")
@@ -82,51 +82,72 @@ func (b *bench) program() ([]row, error) {
 	const wanted = 40 << 20
 	memory := times("resident memory, idle", bytesEach, idle, "wanted", []float64{wanted, wanted, wanted, wanted, wanted}[:len(idle)], bound{})
 	memory.OursTarget = bound{Most: wanted}
-	return []row{started, memory}, nil
+	logins, err := b.logins(binary)
+	return append([]row{started, memory}, logins...), err
 }
 
 // startOnce starts the binary, waits until it is ready, and a little longer
 // until it is idle, and ends it.
 func (b *bench) startOnce(binary string) (took, resident float64, err error) {
+	p, err := b.startProgram(binary)
+	if err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(b.parallel)
+	resident, err = p.resident()
+	return p.took, resident, errors.Join(err, p.end())
+}
+
+// instance is the real binary, which serves on loopback.
+type instance struct {
+	*exec.Cmd
+	data            string
+	public, private string  // base addresses
+	took            float64 // seconds until it was ready
+}
+
+// startProgram starts the binary on the data that it had before, and returns
+// when it is ready.
+func (b *bench) startProgram(binary string, settings ...string) (*instance, error) {
 	var addresses [2]string
 	for i := range addresses {
 		free, err := listen(nil)
 		if err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 		addresses[i] = free.Addr().String()
 		free.Close()
 	}
-	cmd := exec.CommandContext(b.ctx, binary, "serve", "--data", filepath.Join(b.dir, "program"), "--public", addresses[0], "--private", addresses[1])
-	cmd.SysProcAttr = ending(nil)
+	p := &instance{data: filepath.Join(b.dir, "program"), public: "http://" + addresses[0], private: "http://" + addresses[1]}
+	p.Cmd = exec.CommandContext(b.ctx, binary, append([]string{"serve", "--data", p.data, "--public", addresses[0], "--private", addresses[1]}, settings...)...)
+	p.SysProcAttr = ending(nil)
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return 0, 0, err
+	if err := p.Start(); err != nil {
+		return nil, err
 	}
-	defer func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		err = errors.Join(err, cmd.Wait())
-	}()
 	for healthy := false; !healthy; {
 		if time.Since(began) > startTimeout {
-			return 0, 0, errors.New("the server is not ready")
+			return nil, errors.Join(errors.New("the server is not ready"), p.end())
 		}
-		if answer, err := http.Get("http://" + addresses[0] + "/readyz"); err == nil {
+		if answer, err := http.Get(p.public + "/readyz"); err == nil {
 			answer.Body.Close()
 			healthy = answer.StatusCode == http.StatusOK
 		} else {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	took = time.Since(began).Seconds()
-	time.Sleep(b.parallel)
-	resident, err = residentBytes(cmd.Process.Pid)
-	return took, resident, err
+	p.took = time.Since(began).Seconds()
+	return p, nil
 }
 
-// residentBytes reads what the system counts for a process.
-func residentBytes(pid int) (float64, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+func (p *instance) end() error {
+	_ = p.Process.Signal(os.Interrupt)
+	return p.Wait()
+}
+
+// resident reads what the system counts for the process.
+func (p *instance) resident() (float64, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
 	if err != nil {
 		return 0, err
 	}

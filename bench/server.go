@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -59,14 +62,16 @@ func (b *bench) serverOn(name string, open func(*bench) (string, asker, func(), 
 		bare := func() (float64, error) { return callRate(w.callers, w.calls, commit) }
 		samples, err := b.alternate("server: "+what, b.tails,
 			func() (float64, error) { return s.refreshes(w.callers, w.calls) },
-			func() (float64, error) { return s.logouts(w.callers, w.calls) }, bare)
+			func() (float64, error) { return s.logouts(w.callers, w.calls) }, bare,
+			func() (float64, error) { return s.introspections(w.callers, w.calls) })
 		if err != nil {
 			return nil, err
 		}
 		const floor = "floor: one UPDATE, commit"
 		rows = append(rows,
 			times("refreshes, "+what, perSecond, samples[0], floor, samples[2], bound{Least: .4}),
-			times("logouts, "+what, perSecond, samples[1], floor, samples[2], bound{Least: .3}))
+			times("logouts, "+what, perSecond, samples[1], floor, samples[2], bound{Least: .3}),
+			times("introspections, "+what, perSecond, samples[3], floor, samples[2], bound{}))
 	}
 	return rows, nil
 }
@@ -81,8 +86,11 @@ func callRate(callers, n int, call asker) (float64, error) {
 // served is a server on loopback.
 type served struct {
 	ctx    context.Context
+	public string // base address
+	http   *http.Client
 	users  *quashclient.Client
 	admin  quashclient.Admin
+	asker  quashclient.NewClientSecret // who introspects
 	end    func()
 	opened atomic.Int64 // sessions
 }
@@ -97,12 +105,12 @@ func (b *bench) serve(url string) (*served, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &served{ctx: b.ctx, end: func() { srv.Close(context.Background()) }}
-	public, private := "", ""
+	s := &served{ctx: b.ctx, end: func() { srv.Close(context.Background()) }, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers}}}
+	private := ""
 	for _, l := range []struct {
 		handler http.Handler
 		address *string
-	}{{srv.Handler(), &public}, {srv.PrivateHandler(), &private}} {
+	}{{srv.Handler(), &s.public}, {srv.PrivateHandler(), &private}} {
 		listener, err := listen(nil)
 		if err != nil {
 			s.end()
@@ -113,22 +121,31 @@ func (b *bench) serve(url string) (*served, error) {
 		go web.Serve(listener)
 		s.end = func() { web.Close(); before() }
 	}
-	caller := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers}}
-	if s.users, err = quashclient.New(quashclient.Config{URL: public, HTTP: caller}); err == nil {
-		var operator *quashclient.Client
-		if operator, err = quashclient.New(quashclient.Config{URL: private, Key: srv.AdminKey(), HTTP: caller}); err == nil {
-			s.admin = operator.Admin()
-			err = concurrently(callers, subjectsLoggedIn, func(i int) error {
-				_, err := s.admin.CreateAccount(b.ctx, quashclient.NewAccount{Subject: fmt.Sprint("u_", i)})
-				return err
-			})
-		}
-	}
-	if err != nil {
+	if err := s.prepare(private, srv.AdminKey()); err != nil {
 		s.end()
 		return nil, err
 	}
 	return s, nil
+}
+
+// prepare makes the accounts, and the client that introspects.
+func (s *served) prepare(private, key string) (err error) {
+	if s.users, err = quashclient.New(quashclient.Config{URL: s.public, HTTP: s.http}); err != nil {
+		return err
+	}
+	operator, err := quashclient.New(quashclient.Config{URL: private, Key: key, HTTP: s.http})
+	if err != nil {
+		return err
+	}
+	s.admin = operator.Admin()
+	err = concurrently(callers, subjectsLoggedIn, func(i int) error {
+		_, err := s.admin.CreateAccount(s.ctx, quashclient.NewAccount{Subject: fmt.Sprint("u_", i)})
+		return err
+	})
+	if err == nil {
+		s.asker, err = s.admin.CreateClient(s.ctx, quashclient.NewRegistration{Grants: []string{"client_credentials"}})
+	}
+	return err
 }
 
 // open opens n sessions and returns their refresh tokens.
@@ -181,6 +198,47 @@ func (s *served) logout(token string) error {
 		err = errors.New("a logout ended nothing")
 	}
 	return err
+}
+
+// introspections returns the rate at which a client asks about tokens of its own.
+func (s *served) introspections(callers, n int) (float64, error) {
+	tokens := make([]string, 2*callers)
+	for i := range tokens {
+		var granted struct {
+			Token string `json:"access_token"`
+		}
+		if err := s.form("/oauth/token", url.Values{"grant_type": {"client_credentials"}}, &granted); err != nil {
+			return 0, err
+		}
+		tokens[i] = granted.Token
+	}
+	return callRate(callers, n, func(i int) error {
+		var about struct{ Active bool }
+		err := s.form("/oauth/introspect", url.Values{"token": {tokens[i%len(tokens)]}}, &about)
+		if err == nil && !about.Active {
+			err = errors.New("a live token was not active")
+		}
+		return err
+	})
+}
+
+// form sends a form to one of the OAuth endpoints, as the client.
+func (s *served) form(path string, values url.Values, answer any) error {
+	r, err := http.NewRequestWithContext(s.ctx, http.MethodPost, s.public+path, strings.NewReader(values.Encode()))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth(s.asker.ID, s.asker.Secret)
+	got, err := s.http.Do(r)
+	if err != nil {
+		return err
+	}
+	defer got.Body.Close()
+	if got.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, got.Status)
+	}
+	return json.NewDecoder(got.Body).Decode(answer)
 }
 
 const (

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/alexedwards/argon2id"
+	"golang.org/x/crypto/argon2"
+
+	quashclient "github.com/quashdev/quash/client"
+)
+
+// What a password costs: the server's own choice (OWASP's).
+var hashing = argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, SaltLength: 16, KeyLength: 32}
+
+const (
+	password = "a few words that nobody guesses"
+	// usersOfAll is enough that none reaches its limit of logins a minute.
+	usersOfAll = 1000
+	// againAfter is when callers come again who were refused because too many
+	// wait. The server asks for a second; these do not listen.
+	againAfter = 50 * time.Millisecond
+)
+
+// logins measures logins by password, by more callers than may wait, beside
+// hashes alone on every core; and the largest heap that the
+// program had.
+func (b *bench) logins(binary string) ([]row, error) {
+	p, err := b.startProgram(binary, "--trusted-proxy", "127.0.0.0/8", "--max-sessions", "1000")
+	if err != nil {
+		return nil, err
+	}
+	rows, err := b.loginsAt(p)
+	return rows, errors.Join(err, p.end())
+}
+
+func (b *bench) loginsAt(p *instance) ([]row, error) {
+	users, err := p.createUsers(b)
+	if err != nil {
+		return nil, err
+	}
+	cores := runtime.GOMAXPROCS(0)
+	n := 2 * callers
+	var heap atomic.Int64
+	stop := p.watchHeap(&heap)
+	samples, err := b.alternate("server: logins", b.tails,
+		func() (float64, error) { return callRate(callers, n, users.login) },
+		func() (float64, error) {
+			salt := make([]byte, hashing.SaltLength)
+			return callRate(cores, n, func(int) error {
+				argon2.IDKey([]byte(password), salt, hashing.Iterations, hashing.Memory, hashing.Parallelism, hashing.KeyLength)
+				return nil
+			})
+		})
+	if err := errors.Join(err, stop()); err != nil {
+		return nil, err
+	}
+	each := 1024 * float64(hashing.Memory)
+	memory := times("heap at most, 64 logins at once", bytesEach, []float64{float64(heap.Load())}, "of it, a hash on every core", []float64{float64(cores) * each}, bound{})
+	memory.OursTarget = bound{Most: float64(cores+1)*each + 64<<20}
+	return []row{
+		times("logins by password, 64 at once", perSecond, samples[0], "floor: argon2id on every core", samples[1], bound{Least: .9}), memory,
+	}, nil
+}
+
+// watchHeap notes the largest heap that the program's metrics tell, until it is
+// stopped.
+func (p *instance) watchHeap(most *atomic.Int64) (stop func() error) {
+	done, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			now, err := p.metric("go_memstats_heap_inuse_bytes")
+			if err != nil {
+				ended <- err
+				return
+			}
+			most.Store(max(most.Load(), int64(now)))
+			select {
+			case <-done:
+				ended <- nil
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}()
+	return func() error {
+		close(done)
+		return <-ended
+	}
+}
+
+func (p *instance) metric(name string) (v float64, err error) {
+	answer, err := http.Get(p.private + "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			_, err := fmt.Sscan(text, &v)
+			return v, err
+		}
+	}
+	return 0, fmt.Errorf("there is no metric %s", name)
+}
+
+// people log in from addresses all over the world.
+type people struct {
+	*bench
+	client *quashclient.Client
+}
+
+func (u *people) login(int) error {
+	for {
+		_, err := u.client.Login(u.ctx, quashclient.LoginRequest{Name: fmt.Sprint("user-", rand.N(usersOfAll)), Password: password})
+		refused, ok := errors.AsType[*quashclient.Problem](err)
+		if !ok || refused.Code != quashclient.CodeBusy {
+			return err
+		}
+		time.Sleep(againAfter)
+	}
+}
+
+// RoundTrip says where a request comes from, as a proxy does.
+func (u *people) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.%d.%d.%d", 18+rand.N(2), rand.N(256), rand.N(256)))
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// createUsers makes the accounts, with one hash for all of them.
+func (p *instance) createUsers(b *bench) (*people, error) {
+	key, err := os.ReadFile(filepath.Join(p.data, "admin.key"))
+	if err != nil {
+		return nil, err
+	}
+	operator, err := quashclient.New(quashclient.Config{URL: p.private, Key: strings.TrimSpace(string(key))})
+	if err != nil {
+		return nil, err
+	}
+	hash, err := argon2id.CreateHash(password, &hashing)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]quashclient.ImportedAccount, usersOfAll)
+	for i := range all {
+		all[i] = quashclient.ImportedAccount{Name: fmt.Sprint("user-", i), PasswordHash: hash}
+	}
+	for some := range slices.Chunk(all, 200) {
+		made, err := operator.Admin().ImportAccounts(b.ctx, quashclient.ImportRequest{Accounts: some})
+		if err == nil && made.Created != len(some) {
+			err = fmt.Errorf("%d of %d accounts were made: %v", made.Created, len(some), made.Refused)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	u := &people{bench: b}
+	u.client, err = quashclient.New(quashclient.Config{URL: p.public, HTTP: &http.Client{Transport: u}})
+	return u, err
+}
