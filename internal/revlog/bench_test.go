@@ -2,8 +2,10 @@ package revlog_test
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/revlog"
+	"github.com/quashdev/quash/internal/revset"
 )
 
 // pongs is when those that no records came after have been answered, so that
@@ -285,5 +288,40 @@ func (f *floor) close() {
 	for i := range f.servers {
 		_ = f.clients[i].Close()
 		_ = f.servers[i].Close()
+	}
+}
+
+// BenchmarkSnapshot encodes a set of a million: whole, and again after so many
+// records have come.
+func BenchmarkSnapshot(b *testing.B) {
+	set, position := revset.New(0), uint64(0)
+	grow := func(n int) {
+		records := make([]revset.Record, n)
+		for i := range records {
+			position++
+			records[i] = revset.Record{Position: position, Before: position, Forget: revset.NeverForget}
+			binary.LittleEndian.PutUint64(records[i].Key[:], rand.Uint64())
+			binary.LittleEndian.PutUint64(records[i].Key[8:], rand.Uint64())
+		}
+		if err := set.Apply(records, position); err != nil {
+			b.Fatal(err)
+		}
+	}
+	grow(1_000_000)
+	b.Run("whole", func(b *testing.B) {
+		for b.Loop() {
+			revlog.EncodeSet(set, nil)
+		}
+	})
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			before := revlog.EncodeSet(set, nil)
+			for b.Loop() {
+				b.StopTimer()
+				grow(n)
+				b.StartTimer()
+				before = revlog.EncodeSet(set, before)
+			}
+		})
 	}
 }

@@ -1,5 +1,7 @@
 package revlog
 
+import "github.com/quashdev/quash/internal/revset"
+
 // Encode makes a snapshot as one who joins would, whether or not there is one.
 func (l *Log) Encode() {
 	l.snapshot.Store(nil)
@@ -14,3 +16,9 @@ func (l *Log) Blocks() (all []*byte) {
 	}
 	return all
 }
+
+// Encoding is a snapshot without its mark.
+type Encoding []block
+
+// EncodeSet encodes a set, of which before is what was encoded last.
+func EncodeSet(set *revset.Set, before Encoding) Encoding { return encodeSet(set, before) }

@@ -89,7 +89,8 @@ func encodeSet(set *revset.Set, before []block) []block {
 func encode(records iter.Seq[revset.Record]) (parts [][]byte) {
 	batch := make([]revset.Record, 0, snapshotRecords)
 	flush := func() {
-		part := appendHeader(nil, ws.OpBinary, 1+len(batch)*feed.RecordSize)
+		length := 1 + len(batch)*feed.RecordSize
+		part := appendHeader(make([]byte, 0, ws.MaxHeaderSize+length), ws.OpBinary, length)
 		parts = append(parts, feed.AppendSnapshot(part, batch))
 		batch = batch[:0]
 	}
