@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -72,9 +73,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	dir := flags.String("dir", ".", "`directory` for data, on the disk to measure")
 	compare := flags.Bool("compare", false, "measure beside peers: "+strings.Join(comparison, ", ")+"; writes "+compareFile)
 	quick := flags.Bool("quick", false, "a short run, whose ratios are held against those of "+compareFile)
+	profile := flags.String("profile", "", "`file` for a CPU profile of the whole run, peers and floors in this process included")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	stop, err := profileTo(*profile)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	size := full
 	switch {
 	case *quick:
@@ -113,6 +120,26 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return nil
 	}
 	return result.write(*file)
+}
+
+// profileTo writes a CPU profile to a file until it is stopped; none where the
+// name is empty.
+func profileTo(name string) (stop func(), err error) {
+	if name == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
 }
 
 func (b *bench) measure(chosen []subject) (*report, error) {
