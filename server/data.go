@@ -108,3 +108,8 @@ func writeOnce(path, text string) error {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

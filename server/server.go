@@ -26,9 +26,7 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -360,56 +358,4 @@ func (s *Server) Close(ctx context.Context) error {
 		s.closed = errors.Join(errs...)
 	})
 	return s.closed
-}
-
-// AdminKey returns the secret of the first admin key, at the first start, and
-// nothing later. It is also in the file that [Server.AdminKeyFile] names.
-func (s *Server) AdminKey() string { return s.adminKey }
-
-// AdminKeyFile names the file that the first admin key was written to.
-func (s *Server) AdminKeyFile() string { return filepath.Join(s.cfg.Data, adminKeyFile) }
-
-// firstAdminKey makes an admin key with every scope where there is no key at
-// all, or gives it another secret where a start on this data directory was cut
-// off before the first was written down.
-func (s *Server) firstAdminKey(ctx context.Context) error {
-	keys, err := s.issuer.APIKeys(ctx)
-	if err != nil {
-		return err
-	}
-	pending := filepath.Join(s.cfg.Data, pendingFile)
-	scopes := []issuer.Scope{issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup, issuer.ScopeClients}
-	by := issuer.Actor{Name: "system", Scopes: scopes}
-	switch {
-	case len(keys) == 0:
-		if err := writeOnce(pending, ""); err != nil {
-			return err
-		}
-		_, s.adminKey, err = s.issuer.CreateAPIKey(ctx, by, "admin", scopes)
-		if refused := (*issuer.Error)(nil); errors.As(err, &refused) && refused.Code == issuer.CodeConflict {
-			return os.Remove(pending) // another node was faster
-		}
-	case len(keys) == 1 && slices.Contains(keys[0].Scopes, issuer.ScopeKeys) && keys[0].LastUsed.IsZero() && s.adminKeyLost(pending):
-		_, s.adminKey, err = s.issuer.ReplaceAPIKey(ctx, by, keys[0].ID, 0)
-	default:
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := writeOnce(s.AdminKeyFile(), s.adminKey+"\n"); err != nil {
-		return err
-	}
-	return os.RemoveAll(pending)
-}
-
-// adminKeyLost says whether nobody can know the key's secret: where others
-// share the store, another node may have written it down.
-func (s *Server) adminKeyLost(pending string) bool {
-	return exists(pending) || s.cfg.Store == "" && !exists(s.AdminKeyFile())
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }

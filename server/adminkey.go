@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/quashdev/quash/internal/issuer"
+)
+
+// everyScope is what an administrator's key may do.
+var everyScope = []issuer.Scope{
+	issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup, issuer.ScopeClients,
+}
+
+// AdminKey returns the secret of the first admin key, at the first start, and
+// nothing later. It is also in the file that [Server.AdminKeyFile] names.
+func (s *Server) AdminKey() string { return s.adminKey }
+
+// AdminKeyFile names the file that the first admin key was written to.
+func (s *Server) AdminKeyFile() string { return filepath.Join(s.cfg.Data, adminKeyFile) }
+
+// firstAdminKey makes an admin key with every scope where there is no key at
+// all, or gives it another secret where a start on this data directory was cut
+// off before the first was written down.
+func (s *Server) firstAdminKey(ctx context.Context) error {
+	keys, err := s.issuer.APIKeys(ctx)
+	if err != nil {
+		return err
+	}
+	pending := filepath.Join(s.cfg.Data, pendingFile)
+	by := issuer.Actor{Name: "system", Scopes: everyScope}
+	switch {
+	case len(keys) == 0:
+		if err := writeOnce(pending, ""); err != nil {
+			return err
+		}
+		_, s.adminKey, err = s.issuer.CreateAPIKey(ctx, by, "admin", everyScope)
+		if refused := (*issuer.Error)(nil); errors.As(err, &refused) && refused.Code == issuer.CodeConflict {
+			return os.Remove(pending) // another node was faster
+		}
+	case len(keys) == 1 && slices.Contains(keys[0].Scopes, issuer.ScopeKeys) && keys[0].LastUsed.IsZero() && s.adminKeyLost(pending):
+		_, s.adminKey, err = s.issuer.ReplaceAPIKey(ctx, by, keys[0].ID, 0)
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := writeOnce(s.AdminKeyFile(), s.adminKey+"\n"); err != nil {
+		return err
+	}
+	return os.RemoveAll(pending)
+}
+
+// adminKeyLost says whether nobody can know the key's secret: where others
+// share the store, another node may have written it down.
+func (s *Server) adminKeyLost(pending string) bool {
+	return exists(pending) || s.cfg.Store == "" && !exists(s.AdminKeyFile())
+}
+
+// RecoverAdminKey makes a key with a name and an administrator's scopes in the
+// store that c names, and returns its secret: for whoever has lost every such
+// key, and has the store. No server may have an embedded one open; nodes that
+// share the other may run. The audit has it as the doing of "recovery".
+func RecoverAdminKey(ctx context.Context, c Config, name string) (secret string, err error) {
+	c.complete()
+	if path := filepath.Join(c.Data, databaseFile); c.Store == "" && !exists(path) {
+		return "", fmt.Errorf("there is no database at %s: name the data directory of the server", path)
+	}
+	s := &Server{cfg: c, metrics: newMetrics()}
+	if s.store, err = s.openStore(ctx); err != nil {
+		return "", err
+	}
+	secret, err = s.recoverAdminKey(ctx, name)
+	return secret, errors.Join(err, s.store.Close())
+}
+
+func (s *Server) recoverAdminKey(ctx context.Context, name string) (secret string, err error) {
+	if err := s.findSecret(ctx); err != nil {
+		return "", err
+	}
+	i, err := issuer.New(s.cfg.issuing(nil), s.store)
+	if err != nil {
+		return "", err
+	}
+	_, secret, err = i.CreateAPIKey(ctx, issuer.Actor{Name: "recovery", Scopes: everyScope}, name, everyScope)
+	return secret, err
+}
