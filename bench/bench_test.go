@@ -177,3 +177,18 @@ func TestChartsAreDocuments(t *testing.T) {
 		t.Error("got a place that is not a number")
 	}
 }
+
+// The table in the document is what was measured last.
+func TestDocumentedTargetsAreMeasured(t *testing.T) {
+	want, err := targets("results")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, got, _, err := documented()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("%s: the table of targets is not what the results say; a run of the benchmark writes it. Want:\n%s", document, want)
+	}
+}

@@ -34,8 +34,19 @@ func measureGrowth(b *bench) (rows []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := b.loadSnapshot()
-	return slices.Concat(rows, verified, loaded), err
+	rows = append(rows, verified...)
+	for _, load := range []struct {
+		n    int
+		most float64 // seconds
+	}{{b.revocations, .25}, {10 * b.revocations, 3}} {
+		loaded, err := b.loadSnapshot(load.n, load.most)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, loaded...)
+		runtime.GC()
+	}
+	return rows, nil
 }
 
 const goMap = "map, RWMutex"
@@ -68,21 +79,29 @@ func (b *bench) setOf(n int) ([]row, error) {
 	if n >= 1_000_000 {
 		memory.OursTarget = bound{Most: 30}
 	}
-	return []row{
+	rows := []row{
 		faster(what+": hit", samples[0], goMap, samples[1], bound{}), miss, memory,
 		faster(what+": slowest ten insertions", []float64{of.worst}, goMap, []float64{ofMap.worst}, bound{}),
-	}, nil
+	}
+	if n == 1_000_000 {
+		collection := times(what+": collecting garbage", seconds, []float64{of.collection}, "without them", []float64{of.before}, bound{})
+		collection.OursTarget = bound{Most: of.before + 1e-3}
+		rows = append(rows, collection)
+	}
+	return rows, nil
 }
 
 // grown is what it took to make a set grow.
 type grown struct {
-	bytes float64 // of the heap for each entry
-	worst float64 // seconds that ten entries took, at most
+	bytes              float64 // of the heap for each entry
+	worst              float64 // seconds that ten entries took, at most
+	before, collection float64 // seconds that collecting garbage takes without the set, and with it
 }
 
 func grow[S lookuper](s S, keys []revset.Key) (S, grown, error) {
 	var g grown
 	before := heap()
+	g.before = collect()
 	part := make([]revset.Record, 0, 10)
 	for i, k := range keys {
 		part = append(part, recordAt(uint64(i+1), k))
@@ -97,8 +116,18 @@ func grow[S lookuper](s S, keys []revset.Key) (S, grown, error) {
 		part = part[:0]
 	}
 	g.bytes = (float64(heap()) - float64(before)) / float64(len(keys))
+	g.collection = collect()
 	runtime.KeepAlive(s)
 	return s, g, nil
+}
+
+// collect returns how long a collection of garbage takes.
+func collect() float64 {
+	took, _ := medianTime(9, func(int) error {
+		runtime.GC()
+		return nil
+	})
+	return took
 }
 
 // verifyBeside verifies tokens beside logs of different lengths.
@@ -139,23 +168,24 @@ func (b *bench) verifyBeside(lengths []int) (rows []row, err error) {
 }
 
 // loadSnapshot measures how long a verifier takes to start: it connects, loads
-// all live revocations, and gets a lease.
-func (b *bench) loadSnapshot() ([]row, error) {
-	log := newMemoryLog(b.revocations)
-	n, err := startNode(log, nil)
+// all of n live revocations, and gets a lease.
+func (b *bench) loadSnapshot(n int, most float64) ([]row, error) {
+	what := fmt.Sprintf("snapshot of %s until ready", thousands(float64(n)))
+	b.progress.show("growth: %s", what)
+	log := newMemoryLog(n)
+	of, err := startNode(log, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer n.stop()
-	lines := log.jsonLines(b.revocations / 10)
+	defer of.stop()
 	records, err := log.merged()
 	if err != nil {
 		return nil, err
 	}
-	samples, err := b.alternate("growth: snapshot", b.tails,
+	candidates := []candidate{
 		func() (float64, error) {
 			start := time.Now()
-			v, err := openVerifier(b.ctx, n.address, "new", 1, nil)
+			v, err := openVerifier(b.ctx, of.address, "new", 1, nil)
 			took := time.Since(start).Seconds()
 			if err == nil {
 				err = v.Close(context.Background())
@@ -163,17 +193,23 @@ func (b *bench) loadSnapshot() ([]row, error) {
 			return took, err
 		},
 		func() (float64, error) { return fillAlone(records) },
-		func() (float64, error) {
-			took, err := readLines(lines)
-			return 10 * took, err
-		})
+	}
+	withJSON := n <= b.revocations // which takes its time
+	if withJSON {
+		lines := log.jsonLines()
+		candidates = append(candidates, func() (float64, error) { return readLines(lines) })
+	}
+	samples, err := b.alternate("growth: "+what, b.tails, candidates...)
 	if err != nil {
 		return nil, err
 	}
-	what := fmt.Sprintf("snapshot of %s until ready", thousands(float64(b.revocations)))
 	floor := times(what, seconds, samples[0], "floor: hash, fill the set", samples[1], bound{Most: 2})
-	floor.OursTarget = bound{Most: .25}
-	return []row{floor, faster(what, samples[0], "JSON lines into a map", samples[2], bound{Least: 10})}, nil
+	floor.OursTarget = bound{Most: most}
+	rows := []row{floor}
+	if withJSON {
+		rows = append(rows, faster(what, samples[0], "JSON lines into a map", samples[2], bound{Least: 10}))
+	}
+	return rows, nil
 }
 
 // merged returns the records as a snapshot has them.
@@ -205,10 +241,10 @@ type jsonRecord struct {
 	Forget uint32 `json:"forget"`
 }
 
-func (l *memoryLog) jsonLines(n int) []byte {
+func (l *memoryLog) jsonLines() []byte {
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
-	for _, r := range l.records[:n] {
+	for _, r := range l.records {
 		_ = e.Encode(jsonRecord{hex.EncodeToString(r.Key[:]), r.Before, r.Forget})
 	}
 	return out.Bytes()

@@ -119,7 +119,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *file == "" {
 		return nil
 	}
-	return result.write(*file)
+	if err := result.write(*file); err != nil || filepath.Dir(*file) != "results" {
+		return err
+	}
+	return writeTargets("results")
 }
 
 // profileTo writes a CPU profile to a file until it is stopped; none where the

@@ -3,18 +3,13 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/quashdev/quash/client"
 	"github.com/quashdev/quash/internal/issuer"
 )
-
-// everyScope is what an administrator's key may do.
-var everyScope = []issuer.Scope{
-	issuer.ScopeRevoke, issuer.ScopeSessions, issuer.ScopeAccounts, issuer.ScopeAudit, issuer.ScopeKeys, issuer.ScopeBackup, issuer.ScopeClients,
-}
 
 // AdminKey returns the secret of the first admin key, at the first start, and
 // nothing later. It is also in the file that [Server.AdminKeyFile] names.
@@ -32,13 +27,13 @@ func (s *Server) firstAdminKey(ctx context.Context) error {
 		return err
 	}
 	pending := filepath.Join(s.cfg.Data, pendingFile)
-	by := issuer.Actor{Name: "system", Scopes: everyScope}
+	by := issuer.Actor{Name: "system", Scopes: issuer.AdminScopes}
 	switch {
 	case len(keys) == 0:
 		if err := writeOnce(pending, ""); err != nil {
 			return err
 		}
-		_, s.adminKey, err = s.issuer.CreateAPIKey(ctx, by, "admin", everyScope)
+		_, s.adminKey, err = s.issuer.CreateAPIKey(ctx, by, "admin", issuer.AdminScopes)
 		if refused := (*issuer.Error)(nil); errors.As(err, &refused) && refused.Code == issuer.CodeConflict {
 			return os.Remove(pending) // another node was faster
 		}
@@ -63,30 +58,23 @@ func (s *Server) adminKeyLost(pending string) bool {
 }
 
 // RecoverAdminKey makes a key with a name and an administrator's scopes in the
-// store that c names, and returns its secret: for whoever has lost every such
-// key, and has the store. No server may have an embedded one open; nodes that
-// share the other may run. The audit has it as the doing of "recovery".
-func RecoverAdminKey(ctx context.Context, c Config, name string) (secret string, err error) {
-	c.complete()
-	if path := filepath.Join(c.Data, databaseFile); c.Store == "" && !exists(path) {
-		return "", fmt.Errorf("there is no database at %s: name the data directory of the server", path)
-	}
-	s := &Server{cfg: c, metrics: newMetrics()}
-	if s.store, err = s.openStore(ctx); err != nil {
-		return "", err
-	}
-	secret, err = s.recoverAdminKey(ctx, name)
-	return secret, errors.Join(err, s.store.Close())
-}
-
-func (s *Server) recoverAdminKey(ctx context.Context, name string) (secret string, err error) {
-	if err := s.findSecret(ctx); err != nil {
-		return "", err
-	}
-	i, err := issuer.New(s.cfg.issuing(nil), s.store)
+// store that c names, and returns it with its secret: for whoever has lost every
+// such key, and has the store. A server must have run on it. None may have an
+// embedded one open; nodes that share the other may run. The audit has it as the
+// doing of "recovery".
+func RecoverAdminKey(ctx context.Context, c Config, name string) (made client.NewSecret, err error) {
+	store, err := openExisting(ctx, c)
 	if err != nil {
-		return "", err
+		return made, err
 	}
-	_, secret, err = i.CreateAPIKey(ctx, issuer.Actor{Name: "recovery", Scopes: everyScope}, name, everyScope)
-	return secret, err
+	k, secret, err := issuer.RecoverAPIKey(ctx, store, name)
+	_ = store.Close() // the key is committed or not, whatever this says
+	if err != nil {
+		return made, err
+	}
+	made = client.NewSecret{Key: client.Key{ID: k.ID, Name: k.Name, Created: k.Created, LastUsed: k.LastUsed}, Secret: secret}
+	for _, s := range k.Scopes {
+		made.Scopes = append(made.Scopes, string(s))
+	}
+	return made, nil
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/quashdev/quash/internal/backup"
+	"github.com/quashdev/quash/internal/issuer"
+	"github.com/quashdev/quash/internal/postgres"
 	"github.com/quashdev/quash/internal/sqlite"
 )
 
@@ -22,16 +24,30 @@ type Restored = backup.Summary
 // share the other. Told, if not nil, is told how many rows of one kind were
 // written so far.
 func Backup(ctx context.Context, c Config, w io.Writer, told func(what string, rows int)) error {
-	c.complete()
-	if path := filepath.Join(c.Data, databaseFile); c.Store == "" && !exists(path) {
-		return fmt.Errorf("there is no database at %s: name the data directory of the server", path)
-	}
-	s := &Server{cfg: c, metrics: newMetrics()}
-	store, err := s.openStore(ctx)
+	store, err := openExisting(ctx, c)
 	if err != nil {
 		return err
 	}
 	return errors.Join(backup.Write(ctx, store, w, told), store.Close())
+}
+
+// openExisting opens a store where there is one, and makes none.
+func openExisting(ctx context.Context, c Config) (issuer.Store, error) {
+	c.complete()
+	if path := filepath.Join(c.Data, databaseFile); c.Store == "" && !exists(path) {
+		return nil, fmt.Errorf("there is no database at %s: name the data directory of the server", path)
+	}
+	if c.Store != "" {
+		found, err := postgres.Exists(ctx, c.Store)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return nil, errors.New("the database has no tables of Quash: name the one that the server uses")
+		}
+	}
+	s := &Server{cfg: c, metrics: newMetrics()}
+	return s.openStore(ctx)
 }
 
 // Restore fills the store that c names, which must be empty, from a backup, and

@@ -219,33 +219,26 @@ func (p *program) keyRecover() *cobra.Command {
 	s := newSettings()
 	var config string
 	cmd := &cobra.Command{
-		Use: "recover NAME", Short: "Make an administrator's key in the database itself, where every other is lost", Args: arguments(1, 1),
+		Use: "recover NAME", Short: "Make an administrator's key in the database itself, where those that there were are lost", Args: arguments(1, 1),
 		Long: "Make a key with every scope of an administrator, and print its secret, this once. It asks for no key,\n" +
 			"but for the database that --data or --store name, as serve has them: stop a server that runs on the\n" +
 			"embedded one; nodes on PostgreSQL may run. Then delete the key that is lost, with quash key delete.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f := cmd.Flags(); f.Changed("url") || f.Changed("key-file") || f.Changed("plaintext") {
+				return misuse(cmd, "want the database, by --data or --store: no server is asked")
+			}
 			c, err := s.load(config, p.environ, p.stderr)
 			if err != nil {
 				return err
 			}
-			secret, err := server.RecoverAdminKey(cmd.Context(), c, args[0])
+			k, err := server.RecoverAdminKey(cmd.Context(), c, args[0])
 			if errors.Is(err, server.ErrInUse) {
 				err = fmt.Errorf("a server runs on %s: stop it first", c.Data)
 			}
-			if err != nil {
-				return err
-			}
-			result := struct {
-				Name   string `json:"name"`
-				Secret string `json:"secret"`
-			}{args[0], secret}
-			return p.print(result, func() {
-				fmt.Fprintln(p.stderr, visible(fmt.Sprintf("key %s, an administrator's; its secret is shown this once:", args[0])))
-				p.sayf("%s", secret)
-			})
+			return p.secret(k, err)
 		},
 	}
-	stored(cmd, s, "secret-file")
+	stored(cmd, s)
 	cmd.Flags().StringVar(&config, "config", p.env("QUASH_CONFIG", ""), "`FILE` with the settings of serve (QUASH_CONFIG)")
 	return cmd
 }

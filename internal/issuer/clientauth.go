@@ -59,7 +59,7 @@ func (i *Issuer) AuthenticateClient(ctx context.Context, p ClientProof) (Client,
 func (i *Issuer) proven(ctx context.Context, p ClientProof, a *assertion) (c Client, now time.Time, err error) {
 	err = i.store.View(ctx, func(rd Reader) (err error) {
 		c, err = rd.Client(p.ID)
-		now = rd.Now() // after what is read: then the two are one round trip
+		now = rd.Now()
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {

@@ -175,22 +175,21 @@ func (i *Issuer) SigningKeys(ctx context.Context) (keys []SigningKey, err error)
 func (i *Issuer) PublicKeys(ctx context.Context) (*jws.KeySet, error) {
 	var set *jws.KeySet
 	err := i.store.View(ctx, func(rd Reader) (err error) {
-		set, err = publicKeys(rd)
+		l, err := rd.Log()
+		if err == nil {
+			set, err = publicKeys(rd, l)
+		}
 		return err
 	})
 	return set, explain("signing key", err)
 }
 
-func publicKeys(rd Reader) (*jws.KeySet, error) {
+func publicKeys(rd Reader, l Log) (*jws.KeySet, error) {
 	keys, err := rd.SigningKeys()
 	if err != nil {
 		return nil, err
 	}
-	log, err := rd.Log()
-	if err != nil {
-		return nil, err
-	}
-	return Published(keys, log.MaxLifetime, rd.Now())
+	return Published(keys, l.MaxLifetime, rd.Now())
 }
 
 // Published returns those of the keys that live tokens may be signed with: those
@@ -249,29 +248,61 @@ const (
 // which is shown this once. A key for a verifier has ScopeFeed alone. Scopes
 // that the actor lacks are CodeForbidden, but for that one.
 func (i *Issuer) CreateAPIKey(ctx context.Context, by Actor, name string, scopes []Scope) (APIKey, string, error) {
-	if !printable(name, 1, 64) {
-		return APIKey{}, "", refuse(CodeInvalid, "name: want 1 to 64 characters, none of them a control character")
-	}
-	if err := checkScopes(scopes); err != nil {
+	k, secret, err := newAPIKey(name, scopes)
+	if err != nil {
 		return APIKey{}, "", err
 	}
 	if err := by.gives(scopes); err != nil {
 		return APIKey{}, "", err
 	}
-	k := APIKey{ID: newID("")[:apiKeyIDSize], Name: name, Scopes: scopes}
-	secret := k.newSecret()
-	_, err := i.store.Update(ctx, func(tx Tx) error {
-		k.Created = tx.Now()
-		if err := tx.PutAPIKey(k); err != nil {
+	_, err = i.store.Update(ctx, func(tx Tx) error { return k.create(tx, by) })
+	return k, secret, explain("key", err)
+}
+
+// RecoverAPIKey makes a key with every scope of an administrator in a store,
+// and returns its secret: for whoever has lost all such keys. A store that no
+// server has run on, or that a restore has left unfinished, is CodeConflict: the
+// first start on it makes a key.
+func RecoverAPIKey(ctx context.Context, store Store, name string) (APIKey, string, error) {
+	k, secret, err := newAPIKey(name, AdminScopes)
+	if err != nil {
+		return APIKey{}, "", err
+	}
+	_, err = store.Update(ctx, func(tx Tx) error {
+		l, err := tx.Log()
+		if err != nil {
 			return err
 		}
-		return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: apiKeyCreated.Name, Actor: by.Name, Address: by.Address, Reason: name})
+		if l.MaxLifetime == 0 {
+			return refuse(CodeConflict, "no server has run on this database yet, or a restore into it broke off: start a server on it, or restore again")
+		}
+		k.LastUsed = tx.Now().Truncate(time.Minute) // or a start would take it for one whose secret nobody was told
+		return k.create(tx, Actor{Name: "recovery"})
 	})
 	return k, secret, explain("key", err)
 }
 
+func newAPIKey(name string, scopes []Scope) (k APIKey, secret string, err error) {
+	if !printable(name, 1, 64) {
+		return k, "", refuse(CodeInvalid, "name: want 1 to 64 characters, none of them a control character")
+	}
+	if err := checkScopes(scopes); err != nil {
+		return k, "", err
+	}
+	k = APIKey{ID: newID("")[:apiKeyIDSize], Name: name, Scopes: scopes}
+	return k, k.newSecret(), nil
+}
+
+func (k *APIKey) create(tx Tx, by Actor) error {
+	k.Created = tx.Now()
+	if err := tx.PutAPIKey(*k); err != nil {
+		return err
+	}
+	return tx.AppendAudit(AuditEntry{Time: tx.Now(), Event: apiKeyCreated.Name, Actor: by.Name, Address: by.Address, Reason: k.Name})
+}
+
 func checkScopes(scopes []Scope) error {
-	known := []Scope{ScopeFeed, ScopeRevoke, ScopeSessions, ScopeAccounts, ScopeAudit, ScopeKeys, ScopeBackup, ScopeClients}
+	known := append([]Scope{ScopeFeed}, AdminScopes...)
 	for n, s := range scopes {
 		if !slices.Contains(known, s) || slices.Contains(scopes[:n], s) {
 			return refuse(CodeInvalid, "scopes: %q is unknown or there twice; the scopes are %q", s, known)
@@ -376,7 +407,7 @@ func (i *Issuer) Authenticate(ctx context.Context, secret string) (APIKey, error
 	var now time.Time
 	err := i.store.View(ctx, func(rd Reader) (err error) {
 		k, err = rd.APIKey(id)
-		now = rd.Now() // after what is read: then the two are one round trip
+		now = rd.Now()
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -435,4 +436,26 @@ func TestAPIKeysRefuse(t *testing.T) {
 	_, _, err = h.ReplaceAPIKey(t.Context(), admin, "nothing", 0)
 	h.refused("a key that is not there", err, issuer.CodeNotFound)
 	h.unchanged("a refused key", before)
+}
+
+// A key of the database's own is one with which all the others can be made
+// again, and none of a database that no server has run on.
+func TestRecoverAPIKey(t *testing.T) {
+	h := open(t)
+	_, secret, err := issuer.RecoverAPIKey(t.Context(), h.store, "rescue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := h.Authenticate(t.Context(), secret)
+	if err != nil || k.Name != "rescue" || !slices.Equal(k.Scopes, issuer.AdminScopes) || k.LastUsed.IsZero() {
+		t.Errorf("got %+v, %v, want a key that was used, with the scopes %q", k, err, issuer.AdminScopes)
+	}
+	noted, err := h.Audit(t.Context(), issuer.AuditQuery{Event: "api_key_created", Limit: 1})
+	if err != nil || len(noted) != 1 || noted[0].Actor != "recovery" || noted[0].Reason != "rescue" {
+		t.Errorf("audit: got %+v, %v, want that recovery made it", noted, err)
+	}
+	_, _, err = issuer.RecoverAPIKey(t.Context(), h.store, "rescue")
+	h.refused("a name that another key has", err, issuer.CodeConflict)
+	_, _, err = issuer.RecoverAPIKey(t.Context(), openStore(t, filepath.Join(t.TempDir(), "new.db")), "rescue")
+	h.refused("a database that no server has run on", err, issuer.CodeConflict)
 }

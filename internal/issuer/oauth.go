@@ -229,11 +229,11 @@ func (i *Issuer) Inspect(ctx context.Context, by Client, token string) (Inspecte
 	var keys *jws.KeySet
 	var now time.Time
 	err = i.settled(ctx, func(rd Reader) (err error) {
-		if keys, err = publicKeys(rd); err != nil {
+		if l, err = rd.Log(); err != nil {
 			return err
 		}
 		now = rd.Now()
-		l, err = rd.Log()
+		keys, err = publicKeys(rd, l)
 		return err
 	})
 	if err != nil {

@@ -107,16 +107,16 @@ func (i *Issuer) drain(ctx context.Context) error {
 	return errFlooded
 }
 
-// settled calls fn in a view, after the requests that wait when it is called.
-// It may call it twice, and the first does not count then.
+// settled calls fn in a view that no request waits in. The question stands in
+// the same snapshot as what fn has read; where one waits, it is carried out, and
+// fn is called again, in a view of after, and sets afresh what it reports. An
+// error of fn is returned as it is.
 func (i *Issuer) settled(ctx context.Context, fn func(Reader) error) error {
 	waiting := false
-	err := i.store.View(ctx, func(rd Reader) error {
-		if err := fn(rd); err != nil {
-			return err
+	err := i.store.View(ctx, func(rd Reader) (err error) {
+		if err = fn(rd); err == nil {
+			waiting, err = rd.Requested()
 		}
-		var err error
-		waiting, err = rd.Requested()
 		return err
 	})
 	if err == nil && waiting {

@@ -97,7 +97,8 @@ type Commit struct {
 
 // Reader reads rows. Slices and raw JSON that it returns are the caller's.
 type Reader interface {
-	// Now is the database's clock at the start of the transaction.
+	// Now is the database's clock at the start of the transaction. That is the
+	// first read's: asked for after one, it costs no round trip.
 	Now() time.Time
 
 	Account(subject string) (Account, error)   // ErrNotFound
@@ -498,6 +499,9 @@ const (
 	ScopeBackup   Scope = "backup" // to read all that there is
 	ScopeClients  Scope = "clients"
 )
+
+// AdminScopes are all that an administrator may have.
+var AdminScopes = []Scope{ScopeRevoke, ScopeSessions, ScopeAccounts, ScopeAudit, ScopeKeys, ScopeBackup, ScopeClients}
 
 // Client is a program that is registered to have tokens: those of sessions that
 // are opened for it, and its own. Its secrets are not kept.

@@ -168,6 +168,19 @@ func (s *Store) prepare(ctx context.Context, url string) (pooled bool, err error
 	return pooled, err
 }
 
+// Exists reports whether a database has Quash's tables.
+func Exists(ctx context.Context, url string) (found bool, err error) {
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return false, fmt.Errorf("look into the PostgreSQL database: %w", err)
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	if err = c.QueryRow(ctx, `SELECT to_regclass('quash.meta') IS NOT NULL`, pgx.QueryExecModeExec).Scan(&found); err != nil {
+		return false, fmt.Errorf("look into the PostgreSQL database: %w", err)
+	}
+	return found, nil
+}
+
 // settle reads where the log stands, before which there is nothing to compare.
 func (s *Store) settle(ctx context.Context) error {
 	return s.View(ctx, func(r issuer.Reader) error {
@@ -255,7 +268,9 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// View implements [issuer.Store]. A panic of fn is the caller's.
+// View implements [issuer.Store]. A panic of fn is the caller's. The transaction
+// ends behind the caller's back: it changed nothing, and nobody else has its
+// connection until it has ended.
 func (s *Store) View(ctx context.Context, fn func(issuer.Reader) error) error {
 	var tries tries
 	for {
@@ -271,7 +286,7 @@ func (s *Store) view(ctx context.Context, fn func(issuer.Reader) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { go c.end() }() // nobody needs to wait for the end of what changed nothing
+	defer func() { go c.end() }()
 	err = fn(&reader{s: s, c: c, l: &ledger{}, before: s.remembered(), start: beginView})
 	if c.failed != nil && (err == nil || errors.Is(c.failed, errAgain)) {
 		return c.failed

@@ -95,3 +95,20 @@ func TestStore(t *testing.T) {
 		}
 	})
 }
+
+// To look whether there is a store makes none.
+func TestExists(t *testing.T) {
+	url := pgtest.Start(t)
+	for _, want := range []bool{false, false, true} {
+		if want {
+			open(t, url)
+		}
+		found, err := postgres.Exists(t.Context(), url)
+		if err != nil || found != want {
+			t.Errorf("got %v, %v, want %v", found, err, want)
+		}
+	}
+	if _, err := postgres.Exists(t.Context(), "postgres://127.0.0.1:1/nowhere?connect_timeout=1"); err == nil {
+		t.Error("there is no server, and no error")
+	}
+}
