@@ -29,15 +29,27 @@ const (
 type entry struct {
 	expires    int64 // Unix nanoseconds
 	generation uint64
-	position   atomic.Uint64 // of the set when the token was last found alive
-	used       atomic.Bool   // since the token came, or was last passed over
+	position   atomic.Uint64 // of the set when a key was last looked up, and the token found alive
 	keys       []revset.Key
-	few        [6]revset.Key // where keys stands unless they are more
+	groups     [fewKeys]revset.Group // of the first keys
+	used       atomic.Bool           // since the token came, or was last passed over
 
 	claims  Claims
 	foreign *foreignIssuer // who made it; nil: Quash itself
 	one     [1]string      // where claims.Audience stands unless it is more
 	hash    uint64
+	few     [fewKeys]revset.Key // where keys stands unless they are more
+}
+
+// fewKeys is as many as nearly every token has at most.
+const fewKeys = 6
+
+// group returns the group of one of the keys.
+func (e *entry) group(i int) revset.Group {
+	if i < len(e.groups) {
+		return e.groups[i]
+	}
+	return revset.GroupOf(&e.keys[i])
 }
 
 func (e *entry) bytes() int64 {
@@ -77,9 +89,11 @@ type places struct {
 }
 
 func newCache(limit int) *cache {
-	// Twice the places that small tokens could fill, so that the bound in
-	// bytes is met before tokens push each other out.
-	return &cache{seed: maphash.MakeSeed(), sets: make([]places, 1<<bits.Len(uint(limit/(ways*1024)))), limit: int64(limit)}
+	// A set for each KiB of the bound, which a small token takes, or up to twice
+	// as many. Of tokens that fill it then, not one in two hundred finds its
+	// places taken; each that does costs a signature every time.
+	sets := 1 << bits.Len(uint(max(limit, 1)-1)/1024)
+	return &cache{seed: maphash.MakeSeed(), sets: make([]places, sets), limit: int64(limit)}
 }
 
 func (c *cache) places(hash uint64) *places { return &c.sets[hash&uint64(len(c.sets)-1)] }

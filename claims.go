@@ -16,6 +16,8 @@ import (
 // together with its issuer. Of their tokens, what is not there is empty or zero,
 // and Revision is 0.
 type Claims struct {
+	token string // with the claims behind it, in the same memory; first, as each verification compares it
+
 	Issuer   string    // iss, or the [Issuer] Name of a token without one
 	Subject  string    // sub
 	Client   string    // client_id
@@ -26,7 +28,6 @@ type Claims struct {
 	Expires  time.Time // exp, or Issuer.Until where that is sooner: from this moment on the token is dead
 	Revision uint64    // rev: head of the log when the token was issued
 
-	token    string // with the claims behind it, in the same memory
 	verifier *Verifier
 }
 

@@ -109,6 +109,9 @@ func (st *state) verify(token string, now time.Time) (*entry, error) {
 	if e.keys, err = st.revocationKeys(s, o, e.few[:0]); err != nil {
 		return nil, err
 	}
+	for i := range min(len(e.keys), len(e.groups)) {
+		e.groups[i] = revset.GroupOf(&e.keys[i])
+	}
 	e.expires = e.claims.Expires.UnixNano()
 	return e, nil
 }
@@ -279,16 +282,19 @@ func (st *state) revoked(e *entry) bool {
 	if since == at {
 		return false
 	}
+	looked := false
 	for i := range e.keys {
-		k := &e.keys[i]
-		if since != nowhere && st.set.Changed(k) <= since {
+		if since != nowhere && st.set.Changed(e.group(i)) <= since {
 			continue
 		}
-		if before, notBefore, ok := st.set.Lookup(*k); ok && e.killedBy(before, notBefore) {
+		if before, notBefore, ok := st.set.Lookup(e.keys[i]); ok && e.killedBy(before, notBefore) {
 			return true
 		}
+		looked = true
 	}
-	e.position.Store(at)
+	if looked { // else it costs a few loads again, where a write would take the line from other processors
+		e.position.Store(at)
+	}
 	return false
 }
 

@@ -77,11 +77,17 @@ func (s *Store) work(queue chan *op, run func([]*op)) {
 	s.workers.Done()
 }
 
+// gatherFor bounds the wait for more: a round trip to the database takes longer.
+const gatherFor = 100 * time.Microsecond
+
 // gather takes what waits behind first, but for those whose callers gave up.
 func gather(queue chan *op, first *op) []*op {
 	// Callers that the last group answered are about to queue again; letting
-	// them run first makes groups larger and costs a lone caller nothing.
-	for seen, still := 0, 0; still < 3 && len(queue) < maxGroup-1; still++ {
+	// them run first makes groups larger. Some are on their way by another
+	// processor, which one look without news does not tell. A lone caller waits
+	// for less than a microsecond, unless every processor is busy.
+	began := time.Now()
+	for seen, still := 0, 0; still < 3 && len(queue) < maxGroup-1 && time.Since(began) < gatherFor; still++ {
 		if len(queue) > seen {
 			seen, still = len(queue), 0
 		}

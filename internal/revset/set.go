@@ -58,7 +58,12 @@ func New(limit int) *Set {
 
 func shardOf(k *Key) int { return int(k[0]) % shardCount }
 
-func changeOf(k *Key) int { return (int(k[1])<<8 | int(k[2])) % changeCount }
+// Group is one of the groups that keys fall into, by which [Set.Changed] tells
+// of changes.
+type Group uint16
+
+// GroupOf returns the group of a key. It is the same in every set.
+func GroupOf(k *Key) Group { return (Group(k[1])<<8 | Group(k[2])) % changeCount }
 
 // Apply merges the records into the set and then publishes position: who
 // loads that position finds all of them. Records may come in any order and
@@ -74,7 +79,7 @@ func (s *Set) Apply(records []Record, position uint64) error {
 		if err := s.put(r); err != nil {
 			return err
 		}
-		if c := &s.changes[changeOf(&r.Key)]; c.Load() != position {
+		if c := &s.changes[GroupOf(&r.Key)]; c.Load() != position {
 			c.Store(position)
 		}
 	}
@@ -134,11 +139,11 @@ func (s *Set) put(r *Record) error {
 // to know up to where its look-ups are complete loads it before them.
 func (s *Set) Position() uint64 { return s.position.Load() }
 
-// Changed returns a position up to which k's entry stands as it does now, in as
-// far as a reader needs to know: where it found nothing at a position that is
-// not less, it still would. Many keys share the answer, so that it takes no
-// search in a large table. Positions must have grown with every Apply.
-func (s *Set) Changed(k *Key) uint64 { return s.changes[changeOf(k)].Load() }
+// Changed returns a position up to which the entries of a group stand as they
+// do now, in as far as a reader needs to know: who found nothing of a key at a
+// position that is not less still would. It takes no search in a large table.
+// Positions must have grown with every Apply.
+func (s *Set) Changed(g Group) uint64 { return s.changes[g].Load() }
 
 // Len returns the number of entries.
 func (s *Set) Len() int { return int(s.length.Load()) }
