@@ -84,6 +84,9 @@ bench-quick: bench-peers ## a short run (under 3 minutes) that fails where a rat
 bench-postgres: postgres ## PostgreSQL beside pgbench, two nodes, and what grows with the sessions; writes bench/results/postgres.json and sessions.svg
 	cd bench && $(GO) run . -only postgres,nodes,growth-sessions -json results/postgres.json
 
+bench-server: postgres ## the server over HTTP, on both databases, what it takes of memory and disk, and logins; writes bench/results/server.json
+	cd bench && $(GO) run . -only server -json results/server.json
+
 # They are started by the benchmark alone, in a directory of its own.
 bench-peers: postgres
 	@if ! [ -x /usr/sbin/nginx ] || ! command -v redis-server >/dev/null; then \
@@ -135,5 +138,5 @@ $(GOVULNCHECK):
 $(GOLANGCI):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 && mv $(TOOLS)/golangci-lint $@
 
-.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-postgres bench-peers interop model chaos mutants soak
+.PHONY: help build demo test postgres browser lint vuln golangci fmt fuzz bench bench-compare bench-quick bench-postgres bench-server bench-peers interop model chaos mutants soak
 .DEFAULT_GOAL := help

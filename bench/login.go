@@ -1,9 +1,10 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/alexedwards/argon2id"
@@ -33,8 +33,7 @@ const (
 )
 
 // logins measures logins by password, by more callers than may wait, beside
-// hashes alone on every core; and the largest heap that the
-// program had.
+// hashes alone on every core; and the largest heap that the program had.
 func (b *bench) logins(binary string) ([]row, error) {
 	p, err := b.startProgram(binary, "--trusted-proxy", "127.0.0.0/8", "--max-sessions", "1000")
 	if err != nil {
@@ -50,9 +49,7 @@ func (b *bench) loginsAt(p *instance) ([]row, error) {
 		return nil, err
 	}
 	cores := runtime.GOMAXPROCS(0)
-	n := 2 * callers
-	var heap atomic.Int64
-	stop := p.watchHeap(&heap)
+	n := b.grouped / 12 // a few for each caller
 	samples, err := b.alternate("server: logins", b.tails,
 		func() (float64, error) { return callRate(callers, n, users.login) },
 		func() (float64, error) {
@@ -62,21 +59,30 @@ func (b *bench) loginsAt(p *instance) ([]row, error) {
 				return nil
 			})
 		})
-	if err := errors.Join(err, stop()); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	stop := p.watchHeap()
+	if _, err := callRate(callers, n, users.login); err != nil {
+		return nil, errors.Join(err, stop(new(float64)))
+	}
+	var heap float64
+	if err := stop(&heap); err != nil {
 		return nil, err
 	}
 	each := 1024 * float64(hashing.Memory)
-	memory := times("heap at most, 64 logins at once", bytesEach, []float64{float64(heap.Load())}, "of it, a hash on every core", []float64{float64(cores) * each}, bound{})
+	memory := times("heap at most, 64 logins at once", bytesEach, []float64{heap}, "of it, a hash on every core", []float64{float64(cores) * each}, bound{})
 	memory.OursTarget = bound{Most: float64(cores+1)*each + 64<<20}
 	return []row{
 		times("logins by password, 64 at once", perSecond, samples[0], "floor: argon2id on every core", samples[1], bound{Least: .9}), memory,
 	}, nil
 }
 
-// watchHeap notes the largest heap that the program's metrics tell, until it is
-// stopped.
-func (p *instance) watchHeap(most *atomic.Int64) (stop func() error) {
+// watchHeap asks the program's metrics for its heap, until it is stopped and
+// says how large it was at most.
+func (p *instance) watchHeap() (stop func(most *float64) error) {
 	done, ended := make(chan struct{}), make(chan error, 1)
+	largest := 0.0
 	go func() {
 		for {
 			now, err := p.metric("go_memstats_heap_inuse_bytes")
@@ -84,7 +90,7 @@ func (p *instance) watchHeap(most *atomic.Int64) (stop func() error) {
 				ended <- err
 				return
 			}
-			most.Store(max(most.Load(), int64(now)))
+			largest = max(largest, now)
 			select {
 			case <-done:
 				ended <- nil
@@ -93,9 +99,11 @@ func (p *instance) watchHeap(most *atomic.Int64) (stop func() error) {
 			}
 		}
 	}()
-	return func() error {
+	return func(most *float64) error {
 		close(done)
-		return <-ended
+		err := <-ended
+		*most = largest
+		return err
 	}
 }
 
@@ -105,8 +113,12 @@ func (p *instance) metric(name string) (v float64, err error) {
 		return 0, err
 	}
 	defer answer.Body.Close()
-	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
-		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+	all, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(all)) {
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
 			_, err := fmt.Sscan(text, &v)
 			return v, err
 		}
@@ -114,9 +126,9 @@ func (p *instance) metric(name string) (v float64, err error) {
 	return 0, fmt.Errorf("there is no metric %s", name)
 }
 
-// people log in from addresses all over the world.
+// people log in.
 type people struct {
-	*bench
+	ctx    context.Context
 	client *quashclient.Client
 }
 
@@ -131,11 +143,14 @@ func (u *people) login(int) error {
 	}
 }
 
-// RoundTrip says where a request comes from, as a proxy does.
-func (u *people) RoundTrip(r *http.Request) (*http.Response, error) {
+// proxy says of each request that it comes from another place.
+type proxy struct{ http.Transport }
+
+// RoundTrip implements [http.RoundTripper].
+func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.%d.%d.%d", 18+rand.N(2), rand.N(256), rand.N(256)))
-	return http.DefaultTransport.RoundTrip(r)
+	return p.Transport.RoundTrip(r)
 }
 
 // createUsers makes the accounts, with one hash for all of them.
@@ -165,7 +180,7 @@ func (p *instance) createUsers(b *bench) (*people, error) {
 			return nil, err
 		}
 	}
-	u := &people{bench: b}
-	u.client, err = quashclient.New(quashclient.Config{URL: p.public, HTTP: &http.Client{Transport: u}})
-	return u, err
+	near := &proxy{http.Transport{MaxIdleConnsPerHost: callers}}
+	user, err := quashclient.New(quashclient.Config{URL: p.public, HTTP: &http.Client{Transport: near}})
+	return &people{b.ctx, user}, err
 }

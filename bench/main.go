@@ -1,7 +1,7 @@
 // Command bench measures what Quash promises to be fast beside the bare
 // operation that it cannot do without (the floor), or what people use today
-// (the peer): in one run, in turn, so that what the machine does meanwhile
-// happens to both. The ratios are the result, each the median of the ratios in
+// (the peer): in one run and, but for what grows, in turn, so that what the
+// machine does meanwhile happens to both. The ratios are the result, each the median of the ratios in
 // single rounds, so that it need not be that of the medians beside it; but for
 // the fan-out, where it is that of the quantiles. The absolute figures are this
 // machine's, today.
@@ -14,11 +14,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -68,12 +69,13 @@ var own = []string{"verify", "lookup", "durable", "fanout"}
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	file := flags.String("json", "", "`file` for the results, with the plots beside it; a whole run writes results/latest.json unless told otherwise")
+	file := flags.String("json", "", "`file` for the results, with the plots beside it; one in results brings the table in "+document+" up to date. A whole run writes results/latest.json unless told otherwise")
 	only := flags.String("only", "", "comma-separated `subjects`: "+strings.Join(names(), ", ")+" (default verify, lookup, durable, fanout)")
 	dir := flags.String("dir", ".", "`directory` for data, on the disk to measure")
 	compare := flags.Bool("compare", false, "measure beside peers: "+strings.Join(comparison, ", ")+"; writes "+compareFile)
 	quick := flags.Bool("quick", false, "a short run, whose ratios are held against those of "+compareFile)
-	profile := flags.String("profile", "", "`file` for a CPU profile of the whole run, peers and floors in this process included")
+	profile := flags.String("profile", "", "`file` for a CPU profile of the run, peers and floors in this process included; of one subject only")
+	part := flags.Bool("part", false, "for the subjects of a run of several, each in a process of its own: writes the rows, and nothing else")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -105,11 +107,19 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	defer os.RemoveAll(data)
 	b := &bench{ctx: ctx, dir: data, sizes: size, progress: newProgress(os.Stderr)}
-	result, err := b.measure(chosen)
+	result := newReport(time.Now())
+	if len(chosen) == 1 {
+		err = b.measure(result, chosen[0])
+	} else {
+		err = b.measureApart(result, chosen, *quick)
+	}
 	if err != nil {
 		return err
 	}
-	if *compare || len(b.fates) > 0 {
+	if *part {
+		return result.save(*file)
+	}
+	if *compare || len(result.Fates) > 0 {
 		result.Peers = peerVersions()
 	}
 	result.print(out)
@@ -141,27 +151,49 @@ func profileTo(name string) (stop func(), err error) {
 	}
 	return func() {
 		pprof.StopCPUProfile()
-		f.Close()
+		if err := f.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: the profile:", err)
+		}
 	}, nil
 }
 
-func (b *bench) measure(chosen []subject) (*report, error) {
-	result := newReport(time.Now())
-	for _, s := range chosen {
-		start := time.Now()
-		rows, err := s.measure(b)
-		b.progress.clear()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
-		}
-		if b.progress.out != nil {
-			fmt.Fprintf(b.progress.out, "%s took %v\n", s.name, time.Since(start).Round(time.Second))
-		}
-		result.add(s.name, rows)
-		runtime.GC()
+func (b *bench) measure(result *report, s subject) error {
+	start := time.Now()
+	rows, err := s.measure(b)
+	b.progress.clear()
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.name, err)
 	}
+	if b.progress.out != nil {
+		fmt.Fprintf(b.progress.out, "%s took %v\n", s.name, time.Since(start).Round(time.Second))
+	}
+	result.add(s.name, rows)
 	result.FanOut, result.Fates, result.Notes = b.points, b.fates, b.notes
-	return result, nil
+	return nil
+}
+
+// measureApart measures each subject in a process of its own, which no other
+// has left its heap in.
+func (b *bench) measureApart(result *report, chosen []subject, quick bool) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	for _, s := range chosen {
+		file := filepath.Join(b.dir, s.name+".json")
+		cmd := exec.CommandContext(b.ctx, self, "-part", "-only", s.name, "-json", file, "-dir", b.dir, "-quick="+strconv.FormatBool(quick))
+		cmd.Stderr, cmd.SysProcAttr = os.Stderr, ending(nil)
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		found, err := readReport(file)
+		if err != nil {
+			return err
+		}
+		result.Rows = append(result.Rows, found.Rows...)
+		result.FanOut, result.Fates, result.Notes = append(result.FanOut, found.FanOut...), append(result.Fates, found.Fates...), append(result.Notes, found.Notes...)
+	}
+	return nil
 }
 
 func names() (all []string) {

@@ -124,18 +124,22 @@ func (r *report) add(subject string, rows []row) {
 
 // write makes the file, and the plots beside it.
 func (r *report) write(file string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
 	dir := filepath.Dir(file)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
+	if err := r.save(file); err != nil {
 		return err
 	}
 	return r.draw(dir)
+}
+
+func (r *report) save(file string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
 // draw makes the plots.

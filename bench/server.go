@@ -22,8 +22,9 @@ import (
 )
 
 // measureServer measures the server over HTTP beside the least that a change
-// costs the database that it uses: one UPDATE by primary key and its commit. It
-// also measures what the server takes of memory and of disk.
+// costs the database that it uses: one UPDATE by primary key and its commit,
+// which an introspection does not make. It also measures what the server takes
+// of memory and of disk.
 func measureServer(b *bench) (rows []row, err error) {
 	for _, database := range []struct {
 		name string

@@ -6,9 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
-// The files of results, each with the subjects that none before it has.
+// resultFiles are the files of results.
 var resultFiles = []string{"compare.json", "latest.json", "server.json", "postgres.json"}
 
 // The document that has the table of targets, and what is around it there.
@@ -45,31 +46,43 @@ func documented() (before, table, after string, err error) {
 	return before + tableBegins, table, tableEnds + after, nil
 }
 
-// targets is a table of every figure that has a target.
+// targets is a table of every figure that had a target when it was measured,
+// each subject as it was measured last.
 func targets(dir string) (string, error) {
-	var out bytes.Buffer
-	seen := map[string]bool{}
+	var subjects []string
+	latest := map[string]*report{}
 	for _, name := range resultFiles {
 		r, err := readReport(filepath.Join(dir, name))
 		if err != nil {
 			return "", err
 		}
-		here := map[string]bool{}
 		for _, w := range r.Rows {
-			if w.Met == nil || seen[w.Subject] {
-				continue
+			before, found := latest[w.Subject]
+			if !found {
+				subjects = append(subjects, w.Subject)
 			}
-			if !here[w.Subject] {
-				here[w.Subject] = true
-				fmt.Fprintf(&out, "\n%s, %s:\n\n| | measured | beside | ratio | wanted | |\n| --- | --- | --- | --- | --- | --- |\n", w.Subject, r.Date[:len("2006-01-02")])
+			if !found || r.Date > before.Date { // both are of RFC 3339, in UTC
+				latest[w.Subject] = r
 			}
-			c := w.cells()
-			fmt.Fprintf(&out, "| %s | %s | %s, %s | %s | %s | %s |\n", c[0], c[1], c[2], c[3], c[4], c[5], strings.ReplaceAll(c[6], "missed", "**missed**"))
 		}
-		for subject := range here {
-			seen[subject] = true
-		}
+	}
+	var out bytes.Buffer
+	for _, s := range subjects {
+		latest[s].table(&out, s)
 	}
 	out.WriteByte('\n')
 	return out.String(), nil
+}
+
+// table writes those figures of a subject that have a target, if there are any.
+func (r *report) table(out *bytes.Buffer, subject string) {
+	head := fmt.Sprintf("\n%s, %s:\n\n| | measured | beside | ratio | wanted | |\n| --- | --- | --- | --- | --- | --- |\n", subject, r.Date[:len(time.DateOnly)])
+	for _, w := range r.Rows {
+		if w.Subject != subject || w.Met == nil {
+			continue
+		}
+		c := w.cells()
+		fmt.Fprintf(out, "%s| %s | %s | %s, %s | %s | %s | %s |\n", head, c[0], c[1], c[2], c[3], c[4], c[5], strings.ReplaceAll(c[6], "missed", "**missed**"))
+		head = ""
+	}
 }
