@@ -182,7 +182,8 @@ func (b *bench) verifyCached(n *node, log *memoryLog, s *signer, hot cacheLoad) 
 		return nil, err
 	}
 	rand.Shuffle(len(tokens), func(i, j int) { tokens[i], tokens[j] = tokens[j], tokens[i] })
-	all, some := each(tokens, len(tokens), ours(v)), each(tokens, b.verified, ours(v))
+	// As many of each: what was done meanwhile has taken the processor's caches.
+	all, some := each(tokens, len(tokens), ours(v)), each(tokens, b.hot, ours(v))
 	if _, err := all(); err != nil {
 		return nil, err
 	}
@@ -224,7 +225,7 @@ func (b *bench) lookUpFloor(log *memoryLog, tokens []string) candidate {
 		if full != nil {
 			return 0, full
 		}
-		return perCall(b.verified, func(int) error {
+		return perCall(b.hot, func(int) error {
 			next = (next + 1) % len(tokens)
 			runtime.KeepAlive(maphash.String(seed, tokens[next]))
 			for _, k := range keys[next*len(claimNames):][:len(claimNames)] {
