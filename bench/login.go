@@ -25,8 +25,9 @@ var hashing = argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, S
 
 const (
 	password = "a few words that nobody guesses"
-	// usersOfAll is enough that none reaches its limit of logins a minute.
-	usersOfAll = 1000
+	// usersOfAll is enough that none reaches its limit of logins a minute, which
+	// those that are refused count to.
+	usersOfAll = 20_000
 	// againAfter is when callers come again who were refused because too many
 	// wait. The server asks for a second; these do not listen.
 	againAfter = 50 * time.Millisecond
@@ -62,12 +63,11 @@ func (b *bench) loginsAt(p *instance) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := p.watchHeap()
-	if _, err := callRate(callers, n, users.login); err != nil {
-		return nil, errors.Join(err, stop(new(float64)))
-	}
-	var heap float64
-	if err := stop(&heap); err != nil {
+	heap, err := p.heapDuring(func() error {
+		_, err := callRate(callers, n, users.login)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	each := 1024 * float64(hashing.Memory)
@@ -78,32 +78,22 @@ func (b *bench) loginsAt(p *instance) ([]row, error) {
 	}, nil
 }
 
-// watchHeap asks the program's metrics for its heap, until it is stopped and
-// says how large it was at most.
-func (p *instance) watchHeap() (stop func(most *float64) error) {
-	done, ended := make(chan struct{}), make(chan error, 1)
-	largest := 0.0
-	go func() {
-		for {
-			now, err := p.metric("go_memstats_heap_inuse_bytes")
-			if err != nil {
-				ended <- err
-				return
-			}
-			largest = max(largest, now)
-			select {
-			case <-done:
-				ended <- nil
-				return
-			case <-time.After(10 * time.Millisecond):
-			}
+// heapDuring returns the largest heap that the program's metrics tell of during
+// a call.
+func (p *instance) heapDuring(call func() error) (most float64, err error) {
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	for {
+		now, err := p.metric("go_memstats_heap_inuse_bytes")
+		if err != nil {
+			return 0, errors.Join(err, <-done)
 		}
-	}()
-	return func(most *float64) error {
-		close(done)
-		err := <-ended
-		*most = largest
-		return err
+		most = max(most, now)
+		select {
+		case err := <-done:
+			return most, err
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 

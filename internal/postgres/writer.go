@@ -77,8 +77,8 @@ func (s *Store) work(queue chan *op, run func([]*op)) {
 	s.workers.Done()
 }
 
-// gatherFor bounds the wait for more: a round trip to the database takes longer.
-const gatherFor = 100 * time.Microsecond
+// gatherFor bounds the wait for more, by less than a group takes.
+const gatherFor = 500 * time.Microsecond
 
 // gather takes what waits behind first, but for those whose callers gave up.
 func gather(queue chan *op, first *op) []*op {

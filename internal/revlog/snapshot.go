@@ -74,6 +74,7 @@ func encodeSet(set *revset.Set, before []block) []block {
 	for ; shards > 1 && set.Len()*shards > snapshotRecords*revset.Shards; shards /= 2 {
 	}
 	blocks := make([]block, revset.Shards/shards)
+	batch := make([]revset.Record, 0, snapshotRecords)
 	for i := range blocks {
 		first, last := i*shards, (i+1)*shards
 		version := set.Version(first, last)
@@ -81,13 +82,13 @@ func encodeSet(set *revset.Set, before []block) []block {
 			blocks[i] = before[i]
 			continue
 		}
-		blocks[i] = block{version, encode(set.Range(first, last))}
+		blocks[i] = block{version, encode(set.Range(first, last), batch)}
 	}
 	return blocks
 }
 
-func encode(records iter.Seq[revset.Record]) (parts [][]byte) {
-	batch := make([]revset.Record, 0, snapshotRecords)
+// encode makes parts of as many records as batch, which is empty, has room for.
+func encode(records iter.Seq[revset.Record], batch []revset.Record) (parts [][]byte) {
 	flush := func() {
 		length := 1 + len(batch)*feed.RecordSize
 		part := appendHeader(make([]byte, 0, ws.MaxHeaderSize+length), ws.OpBinary, length)
