@@ -25,12 +25,13 @@ var hashing = argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, S
 
 const (
 	password = "a few words that nobody guesses"
-	// usersOfAll is enough that none reaches its limit of logins a minute, which
-	// those that are refused count to.
-	usersOfAll = 20_000
+	// users and addresses are enough that none reaches its limit of logins a
+	// minute, which those that are refused count to.
+	users     = 4000
+	addresses = 1000
 	// againAfter is when callers come again who were refused because too many
-	// wait. The server asks for a second; these do not listen.
-	againAfter = 50 * time.Millisecond
+	// wait. The server asks for a second, in which it could run out of work.
+	againAfter = 250 * time.Millisecond
 )
 
 // logins measures logins by password, by more callers than may wait, beside
@@ -45,14 +46,14 @@ func (b *bench) logins(binary string) ([]row, error) {
 }
 
 func (b *bench) loginsAt(p *instance) ([]row, error) {
-	users, err := p.createUsers(b)
+	everybody, err := p.createUsers(b)
 	if err != nil {
 		return nil, err
 	}
 	cores := runtime.GOMAXPROCS(0)
 	n := b.grouped / 12 // a few for each caller
 	samples, err := b.alternate("server: logins", b.tails,
-		func() (float64, error) { return callRate(callers, n, users.login) },
+		func() (float64, error) { return callRate(callers, n, everybody.login) },
 		func() (float64, error) {
 			salt := make([]byte, hashing.SaltLength)
 			return callRate(cores, n, func(int) error {
@@ -64,7 +65,7 @@ func (b *bench) loginsAt(p *instance) ([]row, error) {
 		return nil, err
 	}
 	heap, err := p.heapDuring(func() error {
-		_, err := callRate(callers, n, users.login)
+		_, err := callRate(callers, n, everybody.login)
 		return err
 	})
 	if err != nil {
@@ -124,7 +125,7 @@ type people struct {
 
 func (u *people) login(int) error {
 	for {
-		_, err := u.client.Login(u.ctx, quashclient.LoginRequest{Name: fmt.Sprint("user-", rand.N(usersOfAll)), Password: password})
+		_, err := u.client.Login(u.ctx, quashclient.LoginRequest{Name: fmt.Sprint("user-", rand.N(users)), Password: password})
 		refused, ok := errors.AsType[*quashclient.Problem](err)
 		if !ok || refused.Code != quashclient.CodeBusy {
 			return err
@@ -139,7 +140,7 @@ type proxy struct{ http.Transport }
 // RoundTrip implements [http.RoundTripper].
 func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.%d.%d.%d", 18+rand.N(2), rand.N(256), rand.N(256)))
+	r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.18.%d.%d", rand.N(addresses/250), rand.N(250)))
 	return p.Transport.RoundTrip(r)
 }
 
@@ -157,7 +158,7 @@ func (p *instance) createUsers(b *bench) (*people, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]quashclient.ImportedAccount, usersOfAll)
+	all := make([]quashclient.ImportedAccount, users)
 	for i := range all {
 		all[i] = quashclient.ImportedAccount{Name: fmt.Sprint("user-", i), PasswordHash: hash}
 	}
