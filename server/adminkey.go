@@ -6,8 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
-	"github.com/quashdev/quash/client"
 	"github.com/quashdev/quash/internal/issuer"
 )
 
@@ -57,22 +57,29 @@ func (s *Server) adminKeyLost(pending string) bool {
 	return exists(pending) || s.cfg.Store == "" && !exists(s.AdminKeyFile())
 }
 
+// RecoveredKey is an API key with its secret.
+type RecoveredKey struct {
+	ID, Name string
+	Scopes   []string
+	Created  time.Time
+	Secret   string
+}
+
 // RecoverAdminKey makes a key with a name and an administrator's scopes in the
-// store that c names, and returns it with its secret: for whoever has lost every
-// such key, and has the store. A server must have run on it. None may have an
-// embedded one open; nodes that share the other may run. The audit has it as the
-// doing of "recovery".
-func RecoverAdminKey(ctx context.Context, c Config, name string) (made client.NewSecret, err error) {
+// store that c names: for whoever has lost every such key, and has the store. A
+// server must have run on it. None may have an embedded one open; nodes that
+// share the other may run. The audit has it as the doing of "recovery".
+func RecoverAdminKey(ctx context.Context, c Config, name string) (RecoveredKey, error) {
 	store, err := openExisting(ctx, c)
 	if err != nil {
-		return made, err
+		return RecoveredKey{}, err
 	}
 	k, secret, err := issuer.RecoverAPIKey(ctx, store, name)
 	_ = store.Close() // the key is committed or not, whatever this says
 	if err != nil {
-		return made, err
+		return RecoveredKey{}, err
 	}
-	made = client.NewSecret{Key: client.Key{ID: k.ID, Name: k.Name, Created: k.Created, LastUsed: k.LastUsed}, Secret: secret}
+	made := RecoveredKey{ID: k.ID, Name: k.Name, Created: k.Created, Secret: secret}
 	for _, s := range k.Scopes {
 		made.Scopes = append(made.Scopes, string(s))
 	}

@@ -235,7 +235,7 @@ func (p *program) keyRecover() *cobra.Command {
 			if errors.Is(err, server.ErrInUse) {
 				err = fmt.Errorf("a server runs on %s: stop it first", c.Data)
 			}
-			return p.secret(k, err)
+			return p.secret(client.NewSecret{Key: client.Key{ID: k.ID, Name: k.Name, Scopes: k.Scopes, Created: k.Created}, Secret: k.Secret}, err)
 		},
 	}
 	stored(cmd, s)
