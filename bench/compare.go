@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 )
 
 // comparison is what is measured beside peers; the rest is what only a change
@@ -24,8 +23,7 @@ const compareFile = "results/compare.json"
 
 // quick is what a run measures that is only held against another.
 func (s sizes) quick() sizes {
-	s.rounds, s.long, s.tails = 9, 5, 2
-	s.parallel = 100 * time.Millisecond
+	s.rounds, s.long, s.tails = 15, 9, 3
 	return s
 }
 
