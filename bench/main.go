@@ -97,16 +97,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	base, err := filepath.Abs(*dir) // programs are started elsewhere
+	b, err := newBench(ctx, *dir, size)
 	if err != nil {
 		return err
 	}
-	data, err := os.MkdirTemp(base, ".bench-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(data)
-	b := &bench{ctx: ctx, dir: data, sizes: size, progress: newProgress(os.Stderr)}
+	defer os.RemoveAll(b.dir)
 	result := newReport(time.Now())
 	if len(chosen) == 1 {
 		err = b.measure(result, chosen[0])
@@ -126,13 +121,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *quick {
 		return result.hold(compareFile, out)
 	}
-	if *file == "" {
-		return nil
+	return result.publish(*file)
+}
+
+// newBench returns a run with a directory of its own in dir, which the caller
+// removes.
+func newBench(ctx context.Context, dir string, size sizes) (*bench, error) {
+	base, err := filepath.Abs(dir) // programs are started elsewhere
+	if err != nil {
+		return nil, err
 	}
-	if err := result.write(*file); err != nil || filepath.Dir(*file) != "results" {
-		return err
-	}
-	return writeTargets("results")
+	data, err := os.MkdirTemp(base, ".bench-*")
+	return &bench{ctx: ctx, dir: data, sizes: size, progress: newProgress(os.Stderr)}, err
 }
 
 // profileTo writes a CPU profile to a file until it is stopped; none where the

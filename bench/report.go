@@ -122,6 +122,18 @@ func (r *report) add(subject string, rows []row) {
 	}
 }
 
+// publish writes the file, if it has a name, and brings the table of targets up
+// to date where it is one of those that the table is made of.
+func (r *report) publish(file string) error {
+	if file == "" {
+		return nil
+	}
+	if err := r.write(file); err != nil || filepath.Dir(file) != "results" {
+		return err
+	}
+	return writeTargets("results")
+}
+
 // write makes the file, and the plots beside it.
 func (r *report) write(file string) error {
 	dir := filepath.Dir(file)

@@ -168,10 +168,10 @@ func each[T any](tokens []T, n int, verify func(T) error) candidate {
 	}
 }
 
-// verifyCached measures tokens that the verifier has seen: where the set has
-// changed since, so that each is looked up again, and where it has not.
+// verifyCached measures tokens that the verifier has seen: right after the set
+// has changed, and where it has not since they were verified last.
 func (b *bench) verifyCached(n *node, log *memoryLog, s *signer, hot cacheLoad) ([]row, error) {
-	// Room for twice as many: none of them is driven out.
+	// Room for twice as many.
 	v, err := openVerifier(b.ctx, n.address, "cached", max(32<<20, hot.tokens*2048), nil)
 	if err != nil {
 		return nil, err
