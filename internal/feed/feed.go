@@ -172,7 +172,8 @@ func AppendRecord(b []byte, r revset.Record) []byte {
 	return binary.BigEndian.AppendUint32(b, r.Forget)
 }
 
-func decodeRecord(b []byte) revset.Record {
+// DecodeRecord reads the RecordSize octets that [AppendRecord] appended.
+func DecodeRecord(b []byte) revset.Record {
 	return revset.Record{
 		Position:  binary.BigEndian.Uint64(b),
 		Key:       revset.Key(b[8:24]),
@@ -282,7 +283,7 @@ func DecodeSnapshot(dst []revset.Record, body []byte) ([]revset.Record, error) {
 		return dst, fmt.Errorf("%w: %d octets are not whole records", ErrFormat, len(body))
 	}
 	for ; len(body) > 0; body = body[RecordSize:] {
-		r := decodeRecord(body)
+		r := DecodeRecord(body)
 		if r.Position == 0 || r.Position >= revset.MaxPosition {
 			return dst, fmt.Errorf("%w: position %d", ErrFormat, r.Position)
 		}

@@ -150,7 +150,7 @@ func (c *Chain) cross() *LogBreak {
 func (c *Chain) follows(r Revocation) bool {
 	return r.Position == c.At.Position+1 &&
 		r.Key == revset.KeyOf(c.Secret, r.Issuer, r.Claim, r.Value) &&
-		r.Digest == c.At.Digest.Next(r.Record(), r.evidence())
+		r.Digest == r.digest(c.At.Digest)
 }
 
 // walker follows the chain of the log in a store.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"strconv"
 	"time"
 
 	"github.com/quashdev/quash/internal/feed"
@@ -442,24 +441,13 @@ func (r *Revocation) Seal(l Log) feed.Mark {
 	if !r.Keep {
 		r.Forget = uint32(min(r.Time.Add(l.lifetime(r.Issuer)+forgetMargin).Unix(), math.MaxUint32-1))
 	}
-	r.Digest = l.Head.Digest.Next(r.Record(), r.evidence())
+	r.Digest = r.digest(l.Head.Digest)
 	return feed.Mark{Position: r.Position, Digest: r.Digest}
 }
 
 // Record returns r as verifiers see it.
 func (r *Revocation) Record() revset.Record {
 	return revset.Record{Position: r.Position, Key: r.Key, Before: r.Before, NotBefore: r.NotBefore, Forget: r.Forget}
-}
-
-// evidence covers what the record itself does not show.
-func (r *Revocation) evidence() [sha256.Size]byte {
-	var stack [512]byte
-	b := stack[:0]
-	for _, s := range [...]string{r.Issuer, r.Claim, r.Value, r.Event, r.Actor, r.Reason, strconv.FormatInt(r.Time.UnixMilli(), 10)} {
-		b = strconv.AppendInt(b, int64(len(s)), 10)
-		b = append(append(b, ':'), s...)
-	}
-	return sha256.Sum256(b)
 }
 
 // SigningKey is a key pair that access tokens are signed with.

@@ -13,20 +13,19 @@ import (
 	"github.com/quashdev/quash/internal/issuer"
 )
 
-// digestAt is the digest that the log has at a position, NULL where it has none.
-func digestAt(position string) string {
-	return `CASE ` + position + `::bigint WHEN head THEN digest WHEN pruned THEN pruned_digest ELSE coalesce(
-		(SELECT r.digest FROM quash.revocation r WHERE r.position = ` + position + `),
-		(SELECT r.digest FROM quash.revocation_archive r WHERE r.position = ` + position + `),
-		(SELECT e.begin_digest FROM quash.epoch e WHERE e.begin = ` + position + `)) END`
-}
+// digestAt is the digest that the log has at the position $1, NULL where it has
+// none, or where no commit ever left it.
+const digestAt = `CASE $1::bigint WHEN head THEN digest WHEN pruned THEN pruned_digest ELSE coalesce(
+	(SELECT r.digest FROM quash.revocation r WHERE r.last = $1),
+	(SELECT r.digest FROM quash.revocation_archive r WHERE r.last = $1),
+	(SELECT e.begin_digest FROM quash.epoch e WHERE e.begin = $1)) END`
 
 // Every transaction begins with one of these. The parameter is the position of
 // the remembered mark.
 var (
 	selectHead = `
 		SELECT clock_timestamp(), epoch, head, digest, pruned, pruned_digest, max_lifetime, catalog,
-			EXISTS (SELECT FROM quash.outbox), pg_is_in_recovery(), ` + digestAt("$1")
+			EXISTS (SELECT FROM quash.outbox), pg_is_in_recovery(), ` + digestAt
 	readHead = selectHead + `, NULL::text, NULL::text FROM quash.meta`
 	// writeHead also notes what tells later what became of the transaction, and
 	// sets the bounds that LOCK and FOR UPDATE, which come before it, need not.
@@ -78,17 +77,16 @@ type seen struct {
 	forked bool // the database contradicted it
 }
 
-// scan takes the row of one of the statements above, beginning with extra
-// columns.
-func (l *ledger) scan(row pgx.Rows, before seen, extra ...any) error {
+// scan takes the row of one of the statements above.
+func (l *ledger) scan(row pgx.Rows, before seen) error {
 	var head, pruned int64
 	var digest, prunedDigest, remembered []byte
 	var standby bool
 	var xid, life *string
-	err := row.Scan(append([]any{
+	err := row.Scan(
 		&l.now, &l.log.Epoch, &head, &digest, &pruned, &prunedDigest, &l.log.MaxLifetime, &l.version,
 		&l.requested, &standby, &remembered, &xid, &life,
-	}, extra...)...)
+	)
 	if err != nil {
 		return fmt.Errorf("read the log's head: %w", err)
 	}
@@ -234,7 +232,7 @@ func (u *unit) emit() {
 		u.queue(`DELETE FROM quash.session WHERE id = ANY($1)`, slices.Clone(ended))
 	}
 	if records := l.records[u.sent.records:]; len(records) > 0 {
-		u.queue(insertRevocations("revocation"), columnsOf(records)...)
+		u.c.queue = append(u.c.queue, insertBatches("revocation", batches(records)))
 	}
 	if names := l.names[u.sent.names:]; len(names) > 0 {
 		u.queue(`INSERT INTO quash.claim_name SELECT unnest($1::text[])`, slices.Clone(names))

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"iter"
@@ -8,128 +9,182 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/quashdev/quash/internal/feed"
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/revset"
 )
 
-const selectRecord = `SELECT position, key, before, not_before, forget, digest FROM quash.revocation `
+// batchOctets is how long the records of a row are at most, but for a single
+// one. PostgreSQL moves rows of 2 kB out of the table, in pieces.
+const (
+	batchOctets  = 1800
+	batchRecords = batchOctets / (feed.RecordSize + sha256.Size) // more than ever fit
+)
 
-// scanRecord takes the row of selectRecord.
-func scanRecord(row pgx.Rows) (r revset.Record, at feed.Mark, err error) {
-	var key, digest []byte
-	var position, before int64
-	err = row.Scan(&position, &key, &before, &r.NotBefore, &r.Forget, &digest)
-	copy(r.Key[:], key)
-	r.Position, r.Before = uint64(position), uint64(before)
-	return r, mark(position, digest), err
+// span collects the records after a position, out of rows in order of which the
+// first may have that position.
+type span struct {
+	after   uint64
+	limit   int
+	at      feed.Mark // of after, once it was found
+	records []revset.Record
+	mark    feed.Mark // of the last record
 }
 
-// readRecords is the query for the records after a position, and collects them.
-func readRecords(after uint64, limit int, list *[]revset.Record, at *feed.Mark) statement {
+// statement reads what the span may want. Above Log.Pruned no position is left out.
+func (s *span) statement() statement {
 	return statement{
-		query: selectRecord + `WHERE position > $1 ORDER BY position LIMIT $2`, args: []any{int64(after), max(limit, 0)},
-		take: func(row pgx.Rows) error {
-			r, m, err := scanRecord(row)
-			if err == nil && r.Position != after+1+uint64(len(*list)) {
-				err = fmt.Errorf("record %d of the log is missing", after+1+uint64(len(*list)))
-			}
-			*list, *at = append(*list, r), m
-			return err
-		},
+		query: `SELECT records FROM quash.revocation WHERE last BETWEEN $1 AND $2 ORDER BY last`,
+		args:  []any{int64(s.after), int64(s.after) + int64(s.limit) + batchRecords}, take: s.take,
 	}
+}
+
+func (s *span) take(row pgx.Rows) error {
+	return eachBatch(row, func(b issuer.Batch) error {
+		return b.Records(func(r revset.Record, digest feed.Digest) error {
+			next := s.after + 1 + uint64(len(s.records))
+			switch {
+			case r.Position == s.after:
+				s.at = feed.Mark{Position: r.Position, Digest: digest}
+			case r.Position < s.after || len(s.records) == s.limit:
+			case r.Position != next:
+				return missing(next)
+			default:
+				s.records, s.mark = append(s.records, r), feed.Mark{Position: r.Position, Digest: digest}
+			}
+			return nil
+		})
+	})
+}
+
+// settle completes the span with what the log knows of its ends.
+func (s *span) settle(l issuer.Log) error {
+	switch {
+	case s.after == l.Head.Position:
+		s.at = l.Head
+	case s.after == l.Pruned.Position:
+		s.at = l.Pruned
+	case s.at == feed.Mark{}:
+		return missing(s.after)
+	}
+	if len(s.records) == 0 {
+		s.mark = s.at
+	}
+	return nil
+}
+
+func missing(position uint64) error { return fmt.Errorf("record %d of the log is missing", position) }
+
+// eachBatch calls fn for the records of a row. They are the row's memory.
+func eachBatch(row pgx.Rows, fn func(issuer.Batch) error) error {
+	var records pgtype.DriverBytes
+	if err := row.Scan(&records); err != nil {
+		return err
+	}
+	return fn(issuer.Batch(records))
 }
 
 // Records implements [issuer.Reader].
-func (r *reader) Records(after uint64, limit int) (list []revset.Record, at feed.Mark, err error) {
-	if at, err = r.MarkAt(after); err != nil {
-		return nil, feed.Mark{}, err
-	}
-	if err := r.c.ask(readRecords(after, limit, &list, &at)); err != nil {
-		return nil, feed.Mark{}, err
-	}
-	return list, at, nil
+func (r *reader) Records(after uint64, limit int) ([]revset.Record, feed.Mark, error) {
+	s, err := r.span(after, max(limit, 0))
+	return s.records, s.mark, err
 }
 
 // MarkAt implements [issuer.Reader].
 func (r *reader) MarkAt(position uint64) (feed.Mark, error) {
-	err := r.begin()
-	l := &r.l.log
-	switch {
-	case err != nil:
-		return feed.Mark{}, err
-	case position == l.Head.Position:
-		return l.Head, nil
-	case position == l.Pruned.Position:
-		return l.Pruned, nil
-	case position < l.Pruned.Position || position > l.Head.Position:
-		return feed.Mark{}, fmt.Errorf("position %d: the live log runs from %d to %d", position, l.Pruned.Position, l.Head.Position)
+	s, err := r.span(position, 0)
+	return s.at, err
+}
+
+func (r *reader) span(after uint64, limit int) (span, error) {
+	if err := r.begin(); err != nil {
+		return span{}, err
 	}
-	at, err := one(r, func(row pgx.Rows) (feed.Mark, error) {
-		_, at, err := scanRecord(row)
-		return at, err
-	}, selectRecord+`WHERE position = $1`, int64(position))
-	if errors.Is(err, issuer.ErrNotFound) {
-		err = fmt.Errorf("record %d of the log is missing", position)
+	l, s := &r.l.log, span{after: after, limit: limit}
+	if after < l.Pruned.Position || after > l.Head.Position {
+		return span{}, fmt.Errorf("position %d: the live log runs from %d to %d", after, l.Pruned.Position, l.Head.Position)
 	}
-	return at, err
+	if limit > 0 || after != l.Pruned.Position && after != l.Head.Position {
+		if err := r.c.ask(s.statement()); err != nil {
+			return span{}, err
+		}
+	}
+	if err := s.settle(*l); err != nil {
+		return span{}, err
+	}
+	return s, nil
 }
 
 // Live implements [issuer.Reader].
 func (r *reader) Live(yield func(revset.Record) error) error {
 	return r.each(func(row pgx.Rows) error {
-		record, _, err := scanRecord(row)
-		if err != nil {
-			return err
-		}
-		return yield(record)
-	}, selectRecord+`ORDER BY position`)
-}
-
-const revocationColumns = `position, issuer, claim, value, before, not_before, keep, time, event, actor, reason, key, forget, digest`
-
-func scanRevocation(row pgx.Rows) (r issuer.Revocation, err error) {
-	var key, digest []byte
-	var position, before, at int64
-	err = row.Scan(&position, &r.Issuer, &r.Claim, &r.Value, &before, &r.NotBefore, &r.Keep, &at,
-		&r.Event, &r.Actor, &r.Reason, &key, &r.Forget, &digest)
-	copy(r.Key[:], key)
-	copy(r.Digest[:], digest)
-	r.Position, r.Before, r.Time = uint64(position), uint64(before), instant(at)
-	return r, err
+		return eachBatch(row, func(b issuer.Batch) error {
+			return b.Records(func(r revset.Record, _ feed.Digest) error { return yield(r) })
+		})
+	}, `SELECT records FROM quash.revocation ORDER BY last`)
 }
 
 // History implements [issuer.Reader].
-func (r *reader) History(after uint64, limit int) ([]issuer.Revocation, error) {
-	return all(r, scanRevocation, `
-		(SELECT `+revocationColumns+` FROM quash.revocation_archive WHERE position > $1 ORDER BY position LIMIT $2)
-		UNION ALL (SELECT `+revocationColumns+` FROM quash.revocation WHERE position > $1 ORDER BY position LIMIT $2)
-		ORDER BY position LIMIT $2`, int64(after), max(limit, 0))
+func (r *reader) History(after uint64, limit int) (list []issuer.Revocation, err error) {
+	err = r.each(func(row pgx.Rows) error {
+		return eachBatch(row, func(b issuer.Batch) error {
+			return b.Revocations(func(r issuer.Revocation) error {
+				if r.Position > after && len(list) < limit {
+					list = append(list, r)
+				}
+				return nil
+			})
+		})
+	}, `
+		SELECT records FROM (
+			SELECT records, last, sum(count) OVER (ORDER BY last) - count AS passed FROM (
+				(SELECT last, count, records FROM quash.revocation_archive WHERE last > $1 ORDER BY last LIMIT $2)
+				UNION ALL (SELECT last, count, records FROM quash.revocation WHERE last > $1 ORDER BY last LIMIT $2)) b
+			) b
+		WHERE passed < $3 ORDER BY last`, int64(after), max(limit, 0), max(limit, 0)+batchRecords)
+	return list, err
 }
 
-// insertRevocations inserts what columnsOf returns.
-func insertRevocations(table string) string {
-	return `INSERT INTO quash.` + table + ` (` + revocationColumns + `)
-		` + unnest("bigint", "text", "text", "text", "bigint", "bigint", "boolean", "bigint", "text", "text", "text", "bytea", "bigint", "bytea")
+// batch is a row of the log: records that follow each other and are forgotten
+// at one time. A row ends wherever the log did after a commit, for as long as it
+// is kept: what stores remember of the log is looked for there.
+type batch struct {
+	last, forget int64
+	count        int32
+	digest       []byte
+	records      issuer.Batch
 }
 
-func columnsOf(list []issuer.Revocation) []any {
-	return []any{
-		column(list, func(r *issuer.Revocation) int64 { return int64(r.Position) }),
-		column(list, func(r *issuer.Revocation) string { return r.Issuer }),
-		column(list, func(r *issuer.Revocation) string { return r.Claim }),
-		column(list, func(r *issuer.Revocation) string { return r.Value }),
-		column(list, func(r *issuer.Revocation) int64 { return int64(r.Before) }),
-		column(list, func(r *issuer.Revocation) int64 { return int64(r.NotBefore) }),
-		column(list, func(r *issuer.Revocation) bool { return r.Keep }),
-		column(list, func(r *issuer.Revocation) int64 { return stamp(r.Time) }),
-		column(list, func(r *issuer.Revocation) string { return r.Event }),
-		column(list, func(r *issuer.Revocation) string { return r.Actor }),
-		column(list, func(r *issuer.Revocation) string { return r.Reason }),
-		column(list, func(r *issuer.Revocation) []byte { return r.Key[:] }),
-		column(list, func(r *issuer.Revocation) int64 { return int64(r.Forget) }),
-		column(list, func(r *issuer.Revocation) []byte { return r.Digest[:] }),
+// batches puts sealed revocations into rows.
+func batches(list []issuer.Revocation) (rows []batch) {
+	var record issuer.Batch
+	for i := range list {
+		r := &list[i]
+		record = record[:0].Append(r)
+		n := len(rows) - 1
+		if n < 0 || rows[n].forget != int64(r.Forget) || rows[n].last+1 != int64(r.Position) || len(rows[n].records)+len(record) > batchOctets {
+			n++
+			rows = append(rows, batch{forget: int64(r.Forget), records: make(issuer.Batch, 0, max(batchOctets, len(record)))})
+		}
+		b := &rows[n]
+		b.last, b.count, b.digest, b.records = int64(r.Position), b.count+1, r.Digest[:], append(b.records, record...)
+	}
+	return rows
+}
+
+// insertBatches is the statement that inserts rows into a table.
+func insertBatches(table string, rows []batch) statement {
+	return statement{
+		query: `INSERT INTO quash.` + table + ` (last, count, forget, digest, records) ` + unnest("bigint", "int", "bigint", "bytea", "bytea"),
+		args: []any{
+			column(rows, func(b *batch) int64 { return b.last }),
+			column(rows, func(b *batch) int32 { return b.count }),
+			column(rows, func(b *batch) int64 { return b.forget }),
+			column(rows, func(b *batch) []byte { return b.digest }),
+			column(rows, func(b *batch) []byte { return b.records }),
+		},
 	}
 }
 
@@ -194,29 +249,57 @@ func (t *tx) pruneRecords(now time.Time, limit int) (n int, err error) {
 	if err := t.dirty(); err != nil {
 		return 0, err
 	}
-	var last feed.Mark
+	var gone, left []batch
 	err = t.each(func(row pgx.Rows) error {
-		var position int64
-		var digest []byte
-		err := row.Scan(&n, &position, &digest)
-		last = mark(position, digest)
-		return err
+		var b batch
+		if err := row.Scan(&b.last, &b.count, &b.forget, &b.digest, &b.records); err != nil {
+			return err
+		}
+		if room := limit - n; int(b.count) > room {
+			parts, err := b.split(room)
+			if err != nil {
+				return err
+			}
+			left, b = parts[1:], parts[0]
+		}
+		gone, n = append(gone, b), n+int(b.count)
+		return nil
 	}, `
 		WITH gone AS (
-			DELETE FROM quash.revocation WHERE position = ANY(ARRAY(
-				SELECT position FROM quash.revocation WHERE forget < $1 ORDER BY forget, position LIMIT $2)) RETURNING `+revocationColumns+`
-		), kept AS (
-			INSERT INTO quash.revocation_archive (`+revocationColumns+`) SELECT `+revocationColumns+` FROM gone
+			DELETE FROM quash.revocation WHERE last = ANY(ARRAY(
+				SELECT last FROM (
+					SELECT last, sum(count) OVER (ORDER BY forget, last) - count AS passed
+					FROM (SELECT last, count, forget FROM quash.revocation WHERE forget < $1 ORDER BY forget, last LIMIT $2) b
+				) b WHERE passed < $2)) RETURNING *
 		)
-		SELECT (SELECT count(*) FROM gone), position, digest FROM gone ORDER BY position DESC LIMIT 1`, now.Unix(), max(limit, 0))
+		SELECT last, count, forget, digest, records FROM gone ORDER BY forget, last`, now.Unix(), max(limit, 0))
 	if err != nil || n == 0 {
 		return 0, err
 	}
-	if last.Position > t.u.log.Pruned.Position {
-		t.u.log.Pruned = last
+	t.c.queue = append(t.c.queue, insertBatches("revocation_archive", gone))
+	if len(left) > 0 {
+		t.c.queue = append(t.c.queue, insertBatches("revocation", left))
+	}
+	for _, b := range gone {
+		if uint64(b.last) > t.u.log.Pruned.Position {
+			t.u.log.Pruned = mark(b.last, b.digest)
+		}
 	}
 	t.u.moved = true
 	return n, nil
+}
+
+// split cuts a row behind its first n records.
+func (b *batch) split(n int) (parts []batch, err error) {
+	var list []issuer.Revocation
+	err = b.records.Revocations(func(r issuer.Revocation) error {
+		list = append(list, r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(batches(list[:n]), batches(list[n:])...), nil
 }
 
 // Epochs implements [issuer.Reader].
@@ -295,7 +378,7 @@ func (t *tx) restoreRecords(l *issuer.Log, records iter.Seq2[issuer.Revocation, 
 		if len(chunks[table]) == 0 {
 			return nil
 		}
-		_, err := t.exec(insertRevocations(table), columnsOf(chunks[table])...)
+		err := t.ask(insertBatches(table, batches(chunks[table])))
 		chunks[table] = chunks[table][:0]
 		if err != nil {
 			return fmt.Errorf("restore records: %w", err)

@@ -106,7 +106,7 @@ func (u *unit) inLog(ctx context.Context, tx pgx.Tx) (fate, error) {
 		return obscure, nil
 	}
 	var digest []byte
-	err := tx.QueryRow(ctx, `SELECT `+digestAt("$1")+` FROM quash.meta`, int64(head.Position)).Scan(&digest)
+	err := tx.QueryRow(ctx, `SELECT `+digestAt+` FROM quash.meta`, int64(head.Position)).Scan(&digest)
 	switch {
 	case err != nil:
 		return running, err

@@ -10,10 +10,7 @@ import (
 	"github.com/quashdev/quash/internal/issuer"
 )
 
-var (
-	beginTail = statement{query: `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`}
-	tailHead  = selectHead + `, NULL::text, NULL::text, ` + digestAt("$2") + ` FROM quash.meta`
-)
+var beginTail = statement{query: `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`}
 
 // Tail implements [issuer.Store]. It takes one round trip, and another where
 // claim names, issuers or signing keys are not those that were read last.
@@ -61,18 +58,17 @@ func (t *tail) complete(c *catalog) {
 // ask reads the tail without the catalog, or with it where read is given.
 func (s *Store) ask(c *conn, after uint64, limit int, read *catalog) (t tail, version int64, err error) {
 	l, before := ledger{}, s.remembered()
-	var at []byte
-	records := readRecords(after, limit, &t.Records, &t.Mark)
-	dense := records.take
+	found := span{after: after, limit: max(limit, 0)}
+	records := found.statement()
 	records.take = func(row pgx.Rows) error {
 		if after < l.log.Pruned.Position {
 			return nil
 		}
-		return dense(row)
+		return found.take(row)
 	}
 	list := []statement{beginTail, {
-		query: tailHead, args: []any{int64(before.mark.Position), int64(after)},
-		take: func(row pgx.Rows) error { return l.scan(row, before, &at) },
+		query: readHead, args: []any{int64(before.mark.Position)},
+		take: func(row pgx.Rows) error { return l.scan(row, before) },
 	}, {query: selectNodes, take: func(row pgx.Rows) error {
 		n, err := scanNode(row)
 		t.Nodes = append(t.Nodes, n)
@@ -91,12 +87,11 @@ func (s *Store) ask(c *conn, after uint64, limit int, read *catalog) (t tail, ve
 	s.remember(l.log)
 	t.Log, t.Requested = l.log, l.requested
 	if after < l.log.Pruned.Position || after > l.log.Head.Position {
-		t.Records, t.Mark = nil, feed.Mark{}
 		return t, l.version, nil
 	}
-	t.At = mark(int64(after), at)
-	if len(t.Records) == 0 {
-		t.Mark = t.At
+	if err := found.settle(l.log); err != nil {
+		return tail{}, 0, fmt.Errorf("read the end of the log: %w", err)
 	}
+	t.At, t.Records, t.Mark = found.at, found.records, found.mark
 	return t, l.version, nil
 }
