@@ -99,27 +99,22 @@ func (t *tx) issuing(id string) (issuer.Session, error) {
 	return issuer.Session{}, issuer.ErrNotFound
 }
 
-// session reads a session in an update, and locks its account.
+// session reads a session in an update, and locks it and its account.
 func (t *tx) session(id string) (issuer.Session, error) {
-	for range 3 {
-		if s, found := t.known(id); found {
-			if s.gone {
-				return issuer.Session{}, issuer.ErrNotFound
-			}
-			return s.clone(), nil
-		}
+	s, found := t.known(id)
+	if !found {
 		if t.overlay == nil {
 			t.overlay = map[string]known{}
 		}
-		found, err := t.u.fetch([]string{id}, t.overlay)
-		if err != nil {
+		if err := t.u.fetch([]string{id}, t.overlay); err != nil {
 			return issuer.Session{}, err
 		}
-		if found == 0 {
-			return issuer.Session{}, issuer.ErrNotFound
-		}
+		s, found = t.known(id)
 	}
-	return issuer.Session{}, fmt.Errorf("%w: session %s came and went", errAgain, id)
+	if !found || s.gone {
+		return issuer.Session{}, issuer.ErrNotFound
+	}
+	return s.clone(), nil
 }
 
 // known returns what the transaction knows of a session.
@@ -131,51 +126,29 @@ func (t *tx) known(id string) (known, bool) {
 	return s, found
 }
 
-// fetch reads sessions into a map, locks their accounts, and returns how many
-// there are. One that was opened between the two is not in the map.
-func (u *unit) fetch(ids []string, into map[string]known) (found int, err error) {
+// fetch reads sessions into a map, and locks them and their accounts.
+func (u *unit) fetch(ids []string, into map[string]known) error {
 	if u.c.rehearsing {
 		u.wanted = append(u.wanted, ids...)
-		return 0, errRehearsal
+		return errRehearsal
 	}
-	list, statements := u.fetching(ids)
-	if err := u.ask(statements...); err != nil {
-		return 0, err
-	}
-	u.fetched(*list, into)
-	return len(*list), nil
+	return u.ask(u.fetching(ids, into))
 }
 
-// fetching returns the statements by which an update reads sessions. To lock
-// their accounts is enough: an issue that waits for one goes on with what it
-// read, but then it writes its session, and starts again if that was written.
-func (u *unit) fetching(ids []string) (*[]issuer.Session, []statement) {
-	list := new([]issuer.Session)
-	var statements []statement
+// fetching is the statement by which an update reads sessions. It locks their
+// accounts first, as issues do, and waits for those of them that write one. An
+// issue that waits for the account goes on with what it read, but then it
+// writes its session, and starts again if that was written.
+func (u *unit) fetching(ids []string, into map[string]known) statement {
+	query := selectSession + `WHERE s.id = ANY($1)`
 	if !u.gated {
-		statements = append(statements, statement{
-			query: `SELECT subject FROM quash.account WHERE subject = ANY(ARRAY(SELECT subject FROM quash.session WHERE id = ANY($1))) FOR NO KEY UPDATE`,
-			args:  []any{ids},
-			take: func(row pgx.Rows) error {
-				subject, err := text(row)
-				u.locked[subject] = true
-				return err
-			},
-		})
+		query = selectSession + `JOIN quash.account a ON a.subject = s.subject WHERE s.id = ANY($1) FOR NO KEY UPDATE OF a FOR NO KEY UPDATE OF s`
 	}
-	return list, append(statements, statement{query: selectSession + `WHERE s.id = ANY($1)`, args: []any{ids}, take: func(row pgx.Rows) error {
+	return statement{query: query, args: []any{ids}, take: func(row pgx.Rows) error {
 		s, err := scanSession(row)
-		*list = append(*list, s)
+		into[s.ID], u.locked = known{Session: s}, true
 		return err
-	}})
-}
-
-func (u *unit) fetched(list []issuer.Session, into map[string]known) {
-	for _, s := range list {
-		if u.locked[s.Subject] || u.gated {
-			into[s.ID] = known{Session: s}
-		}
-	}
+	}}
 }
 
 // fetchingIssues is the statement by which a group of issues reads sessions,
@@ -409,7 +382,7 @@ func (t *tx) place(s issuer.Session) (was issuer.Session, found bool, err error)
 	if n == 0 {
 		return was, false, issuer.ErrNotFound
 	}
-	t.u.written[s.Subject], t.u.locked[s.Subject] = 0, true
+	t.u.written[s.Subject] = 0
 	return k.Session, found, nil
 }
 

@@ -110,11 +110,11 @@ type unit struct {
 	wrote bool
 	sent  counts // of the ledger's lists, what was queued
 
-	// In updates: the accounts that this transaction has locked, so that no
-	// session of theirs that is there changes beside it; those that it has
-	// written, so that none is opened either, by the trip after which that is
-	// so; and the sessions that it has read, as it leaves them.
-	locked   map[string]bool
+	// In updates: whether it has locked accounts, and sessions of theirs; the
+	// accounts that it has written, so that no session of theirs is opened
+	// beside it, by the trip after which that is so; and the sessions that it has
+	// read, as it leaves them.
+	locked   bool
 	written  map[string]uint64
 	sessions map[string]known
 	gated    bool
@@ -127,14 +127,14 @@ type unit struct {
 
 type counts struct{ puts, ended, records, names, audits int }
 
-// known is a session that was read in an account that is locked.
+// known is a session that was read and locked.
 type known struct {
 	issuer.Session
 	gone bool
 }
 
 func (s *Store) newUnit(c *conn, issuing bool) *unit {
-	u := &unit{locked: map[string]bool{}, written: map[string]uint64{}, sessions: map[string]known{}, accounts: map[string]issuer.Account{}}
+	u := &unit{written: map[string]uint64{}, sessions: map[string]known{}, accounts: map[string]issuer.Account{}}
 	u.reader = reader{s: s, c: c, l: &u.ledger, before: s.remembered(), start: beginUpdate, writes: true, issuing: issuing}
 	if issuing {
 		u.start = beginIssue
@@ -298,7 +298,7 @@ func (t *tx) hold(m issuer.Match) ([]statement, error) {
 		u.written[m.Value] = u.c.trips + 1
 		t.holds = append(t.holds, m.Value)
 		return []statement{{query: `UPDATE quash.account SET touched = touched + 1 WHERE subject = $1`, args: []any{m.Value}}}, nil
-	case len(u.locked)+len(u.written) > 0 || u.c.rehearsing:
+	case u.locked || len(u.written) > 0 || u.c.rehearsing:
 		u.wantsGate = true
 		return nil, errGate
 	}

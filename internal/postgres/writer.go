@@ -255,12 +255,7 @@ func (u *unit) beginUpdates(gate bool) error {
 	if len(u.wanted) == 0 {
 		return u.open()
 	}
-	list, statements := u.fetching(u.wanted)
-	if err := u.open(statements...); err != nil {
-		return err
-	}
-	u.fetched(*list, u.sessions)
-	return nil
+	return u.open(u.fetching(u.wanted, u.sessions))
 }
 
 // step runs one op. An error of its function is the op's and undoes the op
