@@ -71,27 +71,36 @@ func (s *Store) enqueue(ctx context.Context, queue chan *op, o *op) error {
 
 // work serves a queue in groups until it ends.
 func (s *Store) work(queue chan *op, run func([]*op)) {
+	var due int // callers who may be on their way back
 	for o := range queue {
-		s.serve(queue, gather(queue, o), run)
+		group := gather(queue, o, due)
+		s.serve(queue, group, run)
+		due = len(group) + len(queue)
 	}
 	s.workers.Done()
 }
 
-// gatherFor bounds the wait for more, by less than a group takes.
-const gatherFor = 500 * time.Microsecond
+const (
+	// gatherFor bounds the wait for more, by less than a group takes.
+	gatherFor = 500 * time.Microsecond
+	// quietFor is how long nobody has come when nobody is expected any more.
+	quietFor = 50 * time.Microsecond
+)
 
 // gather takes what waits behind first, but for those whose callers gave up.
-func gather(queue chan *op, first *op) []*op {
-	// Callers that the last group answered are about to queue again; letting
-	// them run first makes groups larger. Some are on their way by another
-	// processor, which one look without news does not tell. A lone caller waits
-	// for less than a microsecond, unless every processor is busy.
+// Callers that the last group answered are about to queue again; where they
+// are let run first, one flush carries more. A lone caller waits for nobody.
+func gather(queue chan *op, first *op, due int) []*op {
 	began := time.Now()
-	for seen, still := 0, 0; still < 3 && len(queue) < maxGroup-1 && time.Since(began) < gatherFor; still++ {
-		if len(queue) > seen {
-			seen, still = len(queue), 0
-		}
+	for seen, news := 0, began; len(queue)+1 < min(due, maxGroup); {
 		runtime.Gosched()
+		now := time.Now()
+		if len(queue) > seen {
+			seen, news = len(queue), now
+		}
+		if now.Sub(news) > quietFor || now.Sub(began) > gatherFor {
+			break
+		}
 	}
 	group := make([]*op, 0, maxGroup)
 	for o := first; ; {
