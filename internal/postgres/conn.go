@@ -35,6 +35,13 @@ const (
 	viewIdleTimeout = 10 * time.Minute
 )
 
+// bounds are those that the server keeps, by the names of its settings.
+var bounds = map[string]time.Duration{
+	"lock_timeout":                        lockTimeout,
+	"statement_timeout":                   readTimeout,
+	"idle_in_transaction_session_timeout": idleTimeout,
+}
+
 // conn is one connection with the statements that wait to be sent, all of one
 // transaction. They go together with the next one that has an answer, so that
 // what asks nothing costs no round trip. One goroutine at a time may use it.

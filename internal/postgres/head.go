@@ -27,11 +27,8 @@ var (
 		SELECT clock_timestamp(), epoch, head, digest, pruned, pruned_digest, max_lifetime, catalog,
 			EXISTS (SELECT FROM quash.outbox), pg_is_in_recovery(), ` + digestAt
 	readHead = selectHead + `, NULL::text, NULL::text FROM quash.meta`
-	// writeHead also notes what tells later what became of the transaction, and
-	// sets the bounds that LOCK and FOR UPDATE, which come before it, need not.
-	writeHead = selectHead + `, pg_current_xact_id()::text, (SELECT id::text FROM quash.life) FROM quash.meta,
-		set_config('statement_timeout', '` + fmt.Sprint(readTimeout.Milliseconds()) + `', true) AS a,
-		set_config('idle_in_transaction_session_timeout', '` + fmt.Sprint(idleTimeout.Milliseconds()) + `', true) AS b`
+	// writeHead also notes what tells later what became of the transaction.
+	writeHead = selectHead + `, pg_current_xact_id()::text, (SELECT id::text FROM quash.life) FROM quash.meta`
 )
 
 // ledger is what a transaction knows of the log without reading it again, and

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,6 +81,7 @@ type Store struct {
 	workers  sync.WaitGroup // that serve the two
 	changed  chan struct{}
 	listener *listener
+	bounds   []string                // statements that set them, where they are not the connection's
 	catalogs atomic.Pointer[catalog] // the latest that was read
 	doubts   sync.Map                // *pgconn.PgConn whose latest commit may not be replicated
 
@@ -163,6 +165,13 @@ func (s *Store) prepare(ctx context.Context, url string) (pooled bool, err error
 	pooled = pid != c.PgConn().PID()
 	if pooled && !strings.Contains(url, "default_query_exec_mode") {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	for name, d := range bounds {
+		if ms := strconv.FormatInt(d.Milliseconds(), 10); pooled {
+			s.bounds = append(s.bounds, "SET LOCAL "+name+" = "+ms)
+		} else {
+			cfg.ConnConfig.RuntimeParams[name] = ms
+		}
 	}
 	s.pool, err = pgxpool.NewWithConfig(ctx, cfg)
 	return pooled, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -34,12 +35,10 @@ var (
 	}
 	beginIssue = []string{
 		`BEGIN ISOLATION LEVEL REPEATABLE READ`,
-		fmt.Sprintf(`SET LOCAL lock_timeout = %d`, lockTimeout.Milliseconds()),
 		`LOCK TABLE quash.gate IN ACCESS SHARE MODE`,
 	}
 	beginUpdate = []string{
 		`BEGIN ISOLATION LEVEL READ COMMITTED`,
-		fmt.Sprintf(`SET LOCAL lock_timeout = %d`, lockTimeout.Milliseconds()),
 		`SELECT FROM quash.meta FOR NO KEY UPDATE`,
 	}
 )
@@ -68,8 +67,12 @@ func (r *reader) open(asked ...statement) error {
 		query = writeHead
 		r.c.patience = shortTripTimeout
 	}
-	list := make([]statement, 0, len(r.start)+2)
-	for _, text := range r.start {
+	start := r.start
+	if r.writes {
+		start = slices.Concat(start[:1], r.s.bounds, start[1:])
+	}
+	list := make([]statement, 0, len(start)+1+len(asked))
+	for _, text := range start {
 		list = append(list, statement{query: text})
 	}
 	list = append(list, statement{query: query, args: []any{int64(r.before.mark.Position)}, take: func(row pgx.Rows) error {
@@ -151,7 +154,6 @@ func (u *unit) commit() error {
 	}
 	u.emit()
 	u.save()
-	u.queue(`SET LOCAL statement_timeout = 0`)
 	u.queue(commit)
 	u.c.patience = shortTripTimeout
 	err := u.s.commit(u.c)
