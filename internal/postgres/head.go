@@ -28,7 +28,7 @@ var (
 			EXISTS (SELECT FROM quash.outbox), pg_is_in_recovery(), ` + digestAt
 	readHead = selectHead + `, NULL::text, NULL::text FROM quash.meta`
 	// writeHead also notes what tells later what became of the transaction.
-	writeHead = selectHead + `, pg_current_xact_id()::text, (SELECT id::text FROM quash.life) FROM quash.meta`
+	writeHead = `WITH locked AS (SELECT * FROM quash.meta FOR NO KEY UPDATE)` + selectHead + `, pg_current_xact_id()::text, (SELECT id::text FROM quash.life) FROM locked`
 )
 
 // ledger is what a transaction knows of the log without reading it again, and
@@ -262,10 +262,11 @@ func (u *unit) save() {
 			l.log.ID, int64(l.log.Epoch), l.log.HashSecret, l.version)
 		fallthrough
 	case l.moved:
-		u.queue(`UPDATE quash.meta SET head = $1, digest = $2, pruned = $3, pruned_digest = $4, max_lifetime = $5`,
-			int64(l.log.Head.Position), l.log.Head.Digest[:], int64(l.log.Pruned.Position), l.log.Pruned.Digest[:], int64(l.log.MaxLifetime))
+		u.queue(`UPDATE quash.meta SET head = $1, digest = $2, pruned = $3, pruned_digest = $4, max_lifetime = $5 RETURNING pg_notify('`+channel+`', $6)`,
+			int64(l.log.Head.Position), l.log.Head.Digest[:], int64(l.log.Pruned.Position), l.log.Pruned.Digest[:], int64(l.log.MaxLifetime), u.s.id)
+		return
 	}
-	if l.moved || l.recast || l.rowWritten {
+	if l.recast || l.rowWritten {
 		u.queue(`SELECT pg_notify('`+channel+`', $1)`, u.s.id)
 	}
 }

@@ -39,7 +39,6 @@ var (
 	}
 	beginUpdate = []string{
 		`BEGIN ISOLATION LEVEL READ COMMITTED`,
-		`SELECT FROM quash.meta FOR NO KEY UPDATE`,
 	}
 )
 
