@@ -38,10 +38,13 @@ func measurePostgres(b *bench) (rows []row, err error) {
 		return nil, err
 	}
 	var candidates []candidate
-	for _, c := range []struct{ callers, n int }{{1, b.single}, {callers, b.grouped / 2}} {
+	// Each takes about as long as the others.
+	for _, c := range []struct{ callers, revokes, logouts, others int }{
+		{1, b.single, b.single, b.single}, {callers, 2 * b.grouped, b.grouped, b.grouped / 2},
+	} {
 		candidates = append(candidates,
-			b.pace(c.callers, c.n, s.revoke), s.ended(c.callers, c.n), b.pace(c.callers, c.n, r.one),
-			s.pgbench("insert", c.callers, c.n), s.pgbench("update", c.callers, c.n))
+			b.pace(c.callers, c.revokes, s.revoke), s.ended(c.callers, c.logouts), b.pace(c.callers, c.others, r.one),
+			s.pgbench("insert", c.callers, c.others), s.pgbench("update", c.callers, c.others))
 	}
 	samples, err := b.alternate("postgres", b.long, candidates...)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/quashdev/quash/internal/storetest"
 )
 
@@ -77,4 +79,35 @@ func Interrupt(s *Store, persisted bool, fn func()) {
 		c.failed = judge(errInjected)
 		return c.failed
 	}
+}
+
+// Sure reports whether the next group of s that reads nothing is written on a
+// guess. No update may be running.
+func Sure(s *Store) bool { return s.left.sure }
+
+// Late lets the next commit of s, which must be a guess, seem lost, and sends it
+// only after it was asked what became of it. The returned function says how that
+// ended.
+func Late(s *Store) func() error {
+	var ended error
+	s.commit = func(c *conn) error {
+		s.commit = (*conn).flush
+		return judge(errInjected)
+	}
+	s.look = func(ctx context.Context, u *unit) (fate, error) {
+		s.look = s.find
+		found, err := s.find(ctx, u)
+		ended = u.c.flush()
+		return found, err
+	}
+	return func() error { return ended }
+}
+
+// MigrateTo makes the tables of an older version.
+func MigrateTo(ctx context.Context, c *pgx.Conn, version int) error {
+	all, err := loadMigrations(migrations)
+	if err != nil {
+		return err
+	}
+	return migrate(ctx, c, all[:version])
 }

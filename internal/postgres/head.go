@@ -20,15 +20,18 @@ const digestAt = `CASE $1::bigint WHEN head THEN digest WHEN pruned THEN pruned_
 	(SELECT r.digest FROM quash.revocation_archive r WHERE r.last = $1),
 	(SELECT e.begin_digest FROM quash.epoch e WHERE e.begin = $1)) END`
 
-// Every transaction begins with one of these. The parameter is the position of
-// the remembered mark.
-var (
+// The statements that read the head. Every transaction begins with one of them,
+// whose parameter is the position of the remembered mark. Those of transactions
+// that may write also note what tells later what became of them, and that of
+// updates locks the head: whatever it reads is as it is behind the lock.
+const (
 	selectHead = `
 		SELECT clock_timestamp(), epoch, head, digest, pruned, pruned_digest, max_lifetime, catalog,
 			EXISTS (SELECT FROM quash.outbox), pg_is_in_recovery(), ` + digestAt
-	readHead = selectHead + `, NULL::text, NULL::text FROM quash.meta`
-	// writeHead also notes what tells later what became of the transaction.
-	writeHead = `WITH locked AS (SELECT * FROM quash.meta FOR NO KEY UPDATE)` + selectHead + `, pg_current_xact_id()::text, (SELECT id::text FROM quash.life) FROM locked`
+	viewHead   = selectHead + `, NULL::text, NULL::text FROM quash.meta`
+	writeHead  = selectHead + `, pg_current_xact_id()::text, (SELECT id::text FROM quash.life) FROM `
+	issueHead  = writeHead + `quash.meta`
+	updateHead = `WITH locked AS (SELECT * FROM quash.meta FOR NO KEY UPDATE)` + writeHead + `locked`
 )
 
 // ledger is what a transaction knows of the log without reading it again, and
@@ -214,6 +217,9 @@ func (r *reader) Now() time.Time {
 func (r *reader) Requested() (bool, error) {
 	if err := r.begin(); err != nil {
 		return false, err
+	}
+	if r.c.local && r.update != nil { //
+		r.c.missed = true
 	}
 	return r.l.requested, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +67,11 @@ func (s *Store) find(ctx context.Context, u *unit) (found fate, err error) {
 		if _, err := tx.Exec(ctx, `UPDATE quash.barrier SET n = n + 1`); err != nil {
 			return err
 		}
+		if u.xid == "" { // it may be on its way still: let it find another log than it rests on
+			if _, err := tx.Exec(ctx, `UPDATE quash.meta SET catalog = $1`, rand.Int64()); err != nil {
+				return err
+			}
+		}
 		found, err = u.fate(ctx, tx)
 		return err
 	})
@@ -83,7 +89,7 @@ func (u *unit) fate(ctx context.Context, tx pgx.Tx) (fate, error) {
 	if err := tx.QueryRow(ctx, `SELECT (SELECT id::text FROM quash.life)`).Scan(&life); err != nil {
 		return running, err
 	}
-	if u.life == "" || life == nil || *life != u.life {
+	if u.xid == "" || u.life == "" || life == nil || *life != u.life {
 		return u.inLog(ctx, tx)
 	}
 	err := tx.QueryRow(ctx, `SELECT pg_xact_status($1::text::xid8)`, u.xid).Scan(&status)

@@ -85,6 +85,8 @@ type Store struct {
 	catalogs atomic.Pointer[catalog] // the latest that was read
 	doubts   sync.Map                // *pgconn.PgConn whose latest commit may not be replicated
 
+	left left // by the worker of updates
+
 	seenLock sync.Mutex
 	seen     seen
 

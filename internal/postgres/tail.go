@@ -67,7 +67,7 @@ func (s *Store) ask(c *conn, after uint64, limit int, read *catalog) (t tail, ve
 		return found.take(row)
 	}
 	list := []statement{beginTail, {
-		query: readHead, args: []any{int64(before.mark.Position)},
+		query: viewHead, args: []any{int64(before.mark.Position)},
 		take: func(row pgx.Rows) error { return l.scan(row, before) },
 	}, {query: selectNodes, take: func(row pgx.Rows) error {
 		n, err := scanNode(row)

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
@@ -24,6 +26,9 @@ type reader struct {
 	issuing bool
 	issue   *tx // set in Issue: accounts are locked as they are read
 	update  *tx // set in Update: sessions are held as they are read
+	// When the head, and the time, was asked for, and how long that took.
+	asked time.Time
+	took  time.Duration
 }
 
 // The statements that a transaction begins with, before it looks at the head.
@@ -61,10 +66,12 @@ func (r *reader) open(asked ...statement) error {
 		return r.c.failed
 	}
 	r.began = true
-	query := readHead
+	query := viewHead
 	if r.writes {
-		query = writeHead
 		r.c.patience = shortTripTimeout
+		if query = updateHead; r.issuing {
+			query = issueHead
+		}
 	}
 	start := r.start
 	if r.writes {
@@ -77,10 +84,12 @@ func (r *reader) open(asked ...statement) error {
 	list = append(list, statement{query: query, args: []any{int64(r.before.mark.Position)}, take: func(row pgx.Rows) error {
 		return r.l.scan(row, r.before)
 	}})
+	r.asked = time.Now()
 	if err := r.c.ask(append(list, asked...)...); err != nil {
 		r.c.failed = err
 		return err
 	}
+	r.took = time.Since(r.asked)
 	if r.issuing && r.l.forked {
 		r.s.fork(r.before)
 		r.c.failed = issuer.ErrForked
@@ -125,6 +134,8 @@ type unit struct {
 	wantsGate bool
 
 	accounts map[string]issuer.Account // in issues: read and locked
+
+	guessed *ledger // what an update that reads nothing rests on, instead of a reading
 }
 
 type counts struct{ puts, ended, records, names, audits int }
@@ -151,15 +162,24 @@ func (u *unit) commit() error {
 	if u.c.failed != nil {
 		return u.c.failed
 	}
-	u.emit()
-	u.save()
+	if u.guessed != nil {
+		u.beginGuessed()
+		u.emit()
+	} else {
+		u.emit()
+		u.save()
+	}
 	u.queue(commit)
 	u.c.patience = shortTripTimeout
+	asked := time.Now()
 	err := u.s.commit(u.c)
+	if u.guessed != nil {
+		u.asked, u.took = asked, time.Since(asked)
+	}
 	if err == nil && !u.s.doubted(u.c) {
 		return nil
 	}
-	if err != nil && (refused(err) || errors.Is(err, errRolledBack)) {
+	if err != nil && (refused(err) || errors.Is(err, errRolledBack) || pgconn.SafeToRetry(err)) {
 		return err
 	}
 	return u.s.outcome(u, err)

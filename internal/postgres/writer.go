@@ -192,6 +192,9 @@ func (t *tries) again() bool {
 // apply runs updates in one transaction and commits it. Where some must run
 // apart nothing has changed, and it returns them.
 func (s *Store) apply(group []*op) (apart []*op, err error) {
+	if done, err := s.guess(group); done || err != nil {
+		return nil, err
+	}
 	c, err := s.acquire(context.Background())
 	if err != nil {
 		return nil, err
@@ -205,6 +208,7 @@ func (s *Store) apply(group []*op) (apart []*op, err error) {
 	if err := u.beginUpdates(alone && group[0].gate); err != nil {
 		return nil, err
 	}
+	found := u.log.Head
 	if u.forked {
 		s.fork(u.before)
 		if !alone {
@@ -229,11 +233,17 @@ func (s *Store) apply(group []*op) (apart []*op, err error) {
 	if err := u.commit(); err != nil {
 		return nil, err
 	}
+	s.leave(u, found == s.left.log.Head)
+	s.committed(u, group)
+	return nil, nil
+}
+
+// committed tells a group, and who waits for news, what it has become.
+func (s *Store) committed(u *unit, group []*op) {
 	for _, o := range group {
 		o.commit.Head = u.log.Head
 	}
 	u.publish()
-	return nil, nil
 }
 
 // rehearse runs functions once without effect, before the transaction begins,
@@ -258,13 +268,14 @@ func (u *unit) rehearse(group []*op) (apart []*op) {
 // beginUpdates begins the transaction, with the gate closed if need be, and
 // reads what a rehearsal asked for.
 func (u *unit) beginUpdates(gate bool) error {
+	var asked []statement
 	if gate {
-		u.start, u.gated = append(slices.Clone(beginUpdate), closeGate), true
+		asked, u.gated = append(asked, statement{query: closeGate}), true
 	}
-	if len(u.wanted) == 0 {
-		return u.open()
+	if len(u.wanted) > 0 {
+		asked = append(asked, u.fetching(u.wanted, u.sessions))
 	}
-	return u.open(u.fetching(u.wanted, u.sessions))
+	return u.open(asked...)
 }
 
 // step runs one op. An error of its function is the op's and undoes the op
