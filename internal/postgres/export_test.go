@@ -85,6 +85,9 @@ func Interrupt(s *Store, persisted bool, fn func()) {
 // guess. No update may be running.
 func Sure(s *Store) bool { return s.left.sure }
 
+// Fork lets s know that the database contradicted it.
+func Fork(s *Store) { s.fork(s.remembered()) }
+
 // Late lets the next commit of s, which must be a guess, seem lost, and sends it
 // only after it was asked what became of it. The returned function says how that
 // ended.

@@ -2,10 +2,15 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/quashdev/quash/internal/issuer"
 )
 
 const (
@@ -13,6 +18,8 @@ const (
 	leftFor = time.Second
 	// leftWithin bounds how far the clock of a guess is ahead of the database's.
 	leftWithin = 5 * time.Millisecond
+	// timeWithin is how far that may be off when the head is locked.
+	timeWithin = 20 * time.Millisecond
 )
 
 // left is the log as the latest group of updates of this store left it.
@@ -36,8 +43,8 @@ func (s *Store) leave(u *unit, sure bool) {
 // more. It reports whether the group is committed; if not, and without an error,
 // nothing has changed, and it must begin in the ordinary way.
 func (s *Store) guess(group []*op) (done bool, err error) {
-	was, since := s.left, time.Since(s.left.asked)
-	if !was.sure || since > leftFor || was.log.Head != s.remembered().mark || group[0].gate {
+	was, seen := s.left, s.remembered()
+	if !was.sure || time.Since(was.asked) > leftFor || seen.forked || seen.mark != was.log.Head || group[0].gate {
 		return false, nil
 	}
 	c, err := s.acquire(context.Background())
@@ -47,12 +54,16 @@ func (s *Store) guess(group []*op) (done bool, err error) {
 	defer c.end()
 	u := s.newUnit(c, false)
 	u.ledger, u.began, u.guessed = was.ledger, true, &was.ledger
-	u.now = was.now.Add(since + time.Millisecond).UTC().Truncate(time.Millisecond) // it may have been truncated
+	since := time.Since(was.asked) + time.Millisecond // to which the time may have been truncated
+	u.now = was.now.Add(since).UTC().Truncate(time.Millisecond)
 	c.local = true
 	for _, o := range group {
-		if err := s.step(u, o); err != nil || o.err != nil || c.missed || u.wantsGate {
-			return false, nil
+		t := u.newTx()
+		if o.err = call(o.fn, t); o.err != nil || c.missed || u.wantsGate {
+			return false, nil // what it is will be found out in the ordinary way
 		}
+		t.keep()
+		o.commit = issuer.Commit{First: t.first, Last: t.last}
 	}
 	// Records tell what became of a commit whose answer was lost.
 	if len(u.records) == 0 || u.recast {
@@ -61,19 +72,27 @@ func (s *Store) guess(group []*op) (done bool, err error) {
 	c.local, s.left.sure = false, false
 	switch err := u.commit(); {
 	case err == nil:
-		s.leave(u, true)
+		s.leave(u, u.xid != "") // else who looked what became of it changed the log
 		s.committed(u, group)
 		return true, nil
-	case refused(err):
+	case wrong(err):
 		return false, nil
 	default:
 		return false, err
 	}
 }
 
+// wrong reports whether the database refused what a guess led to: a head that is
+// NULL, or rows that are there.
+func wrong(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && strings.HasPrefix(e.Code, "23")
+}
+
 // beginGuessed queues the beginning of a transaction that rests on a guess
-// before what is queued. Writing the head locks it, as every update does first,
-// and fails where the guess is wrong.
+// before what is queued. Every update locks the head first. This one writes
+// it too, which fails where the guess is wrong, or its time, as after a machine
+// slept, or where it would have to wait for the lock.
 func (u *unit) beginGuessed() {
 	asked := u.c.queue
 	u.c.queue = nil
@@ -83,14 +102,16 @@ func (u *unit) beginGuessed() {
 	l, was := u.log, u.guessed
 	u.c.queue = append(u.c.queue, statement{
 		query: `
+			WITH locked AS (SELECT FROM quash.meta FOR NO KEY UPDATE SKIP LOCKED)
 			UPDATE quash.meta SET digest = $2, max_lifetime = $3, head = CASE
-				WHEN (head, digest, pruned, pruned_digest, max_lifetime, epoch, catalog) = ($5, $6, $7, $8, $9, $10, $11)
-					AND $12 = (SELECT id::text FROM quash.life) THEN $1::bigint END
+				WHEN EXISTS (SELECT FROM locked) AND (head, digest, pruned, pruned_digest, max_lifetime, epoch, catalog) = ($5, $6, $7, $8, $9, $10, $11)
+					AND $12 = (SELECT id::text FROM quash.life)
+					AND clock_timestamp() BETWEEN $13::timestamptz - $14::interval AND $13::timestamptz + $14::interval THEN $1::bigint END
 			RETURNING pg_notify('` + channel + `', $4), clock_timestamp(), pg_current_xact_id()::text`,
 		args: []any{
 			int64(l.Head.Position), l.Head.Digest[:], int64(l.MaxLifetime), u.s.id,
 			int64(was.log.Head.Position), was.log.Head.Digest[:], int64(was.log.Pruned.Position), was.log.Pruned.Digest[:],
-			int64(was.log.MaxLifetime), int64(was.log.Epoch), was.version, was.life,
+			int64(was.log.MaxLifetime), int64(was.log.Epoch), was.version, was.life, u.now, timeWithin,
 		},
 		take: func(row pgx.Rows) error { return row.Scan(nil, &u.now, &u.xid) },
 	})

@@ -1,9 +1,13 @@
 package postgres_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/quashdev/quash/internal/issuer"
 	"github.com/quashdev/quash/internal/pgtest"
@@ -101,4 +105,65 @@ func TestP9ALateCommitDoesNothing(t *testing.T) {
 	}
 	revokeOne(t, s, "next")
 	wantLog(t, s, "before", "once", "next")
+}
+
+// P1: a commit on a guess that broke off stands once, whether it had come or not.
+func TestP1AGuessThatBrokeOffStandsOnce(t *testing.T) {
+	t.Parallel()
+	for _, persisted := range []bool{false, true} {
+		s := open(t, pgtest.Start(t))
+		before := assure(t, s, "before")
+		looked := false
+		postgres.Interrupt(s, persisted, func() { looked = true })
+		if once := revokeOne(t, s, "once").Last; once != before+1 || !looked {
+			t.Errorf("persisted %v: got position %d after %d", persisted, once, before)
+		}
+		revokeOne(t, s, "next")
+		wantLog(t, s, "before", "once", "next")
+	}
+}
+
+// P9: a store that was contradicted writes nothing until an epoch has begun, on a
+// guess neither.
+func TestP9AForkedStoreDoesNotGuess(t *testing.T) {
+	t.Parallel()
+	s := open(t, pgtest.Start(t))
+	assure(t, s, "before")
+	postgres.Fork(s)
+	if _, err := s.Update(t.Context(), appendOne("after")); !errors.Is(err, issuer.ErrForked) {
+		t.Errorf("got %v, want ErrForked", err)
+	}
+}
+
+// P6: a guess that waited for the head does not carry the time before the wait.
+func TestP6AGuessThatWaitedIsNotOld(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Start(t)
+	s, db := open(t, url), connect(t, url)
+	assure(t, s, "before")
+	exec(t, db, `BEGIN; SELECT FROM quash.meta FOR UPDATE`)
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := s.Update(t.Context(), appendOne("waited"))
+		return err
+	})
+	for waits := false; !waits; {
+		err := db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid() AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))`).Scan(&waits)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, db, `SELECT pg_sleep(0.1)`)
+	var released time.Time
+	if err := db.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&released); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, db, `ROLLBACK`)
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	list := history(t, s)
+	if got := list[len(list)-1]; got.Value != "waited" || got.Time.Before(released.Add(-30*time.Millisecond)) {
+		t.Errorf("got %s of %v, want one of %v or later", got.Value, got.Time, released)
+	}
 }

@@ -23,7 +23,8 @@ const digestAt = `CASE $1::bigint WHEN head THEN digest WHEN pruned THEN pruned_
 // The statements that read the head. Every transaction begins with one of them,
 // whose parameter is the position of the remembered mark. Those of transactions
 // that may write also note what tells later what became of them, and that of
-// updates locks the head: whatever it reads is as it is behind the lock.
+// updates locks the head: the row and the time are those behind the lock,
+// and whether there are requests is as old as the wait for it.
 const (
 	selectHead = `
 		SELECT clock_timestamp(), epoch, head, digest, pruned, pruned_digest, max_lifetime, catalog,
@@ -218,8 +219,8 @@ func (r *reader) Requested() (bool, error) {
 	if err := r.begin(); err != nil {
 		return false, err
 	}
-	if r.c.local && r.update != nil { //
-		r.c.missed = true
+	if t := r.update; t != nil && t.u.guessed != nil {
+		r.c.missed = true // a guess does not know
 	}
 	return r.l.requested, nil
 }

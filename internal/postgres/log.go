@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -16,11 +17,15 @@ import (
 	"github.com/quashdev/quash/internal/revset"
 )
 
-// batchOctets is how long the records of a row are at most, but for a single
-// one. PostgreSQL moves rows of 2 kB out of the table, in pieces.
 const (
-	batchOctets  = 1800
-	batchRecords = batchOctets / (feed.RecordSize + sha256.Size) // more than ever fit
+	// batchOctets is how long the records of a row are at most, but for a single
+	// one. PostgreSQL moves rows of 2 kB out of the table, in pieces.
+	batchOctets = 1800
+	// batchRecords is more than the records of any row. It may not fall, as rows
+	// stay as they are.
+	batchRecords = batchOctets / (feed.RecordSize + sha256.Size)
+	// maxLimit is a limit of which a sum is still a number.
+	maxLimit = 1 << 48
 )
 
 // span collects the records after a position, out of rows in order of which the
@@ -37,7 +42,7 @@ type span struct {
 func (s *span) statement() statement {
 	return statement{
 		query: `SELECT records FROM quash.revocation WHERE last BETWEEN $1 AND $2 ORDER BY last`,
-		args:  []any{int64(s.after), int64(s.after) + int64(s.limit) + batchRecords}, take: s.take,
+		args:  []any{int64(s.after), int64(s.after) + int64(min(s.limit, maxLimit)) + batchRecords}, take: s.take,
 	}
 }
 
@@ -71,6 +76,9 @@ func (s *span) settle(l issuer.Log) error {
 	}
 	if len(s.records) == 0 {
 		s.mark = s.at
+	}
+	if len(s.records) < s.limit && s.mark.Position < l.Head.Position {
+		return missing(s.mark.Position + 1)
 	}
 	return nil
 }
@@ -129,32 +137,55 @@ func (r *reader) Live(yield func(revset.Record) error) error {
 // History implements [issuer.Reader].
 func (r *reader) History(after uint64, limit int) (list []issuer.Revocation, err error) {
 	err = r.each(func(row pgx.Rows) error {
-		return eachBatch(row, func(b issuer.Batch) error {
-			return b.Revocations(func(r issuer.Revocation) error {
-				if r.Position > after && len(list) < limit {
-					list = append(list, r)
-				}
-				return nil
-			})
-		})
+		_, found, err := scanBatch(row)
+		for _, r := range found {
+			if r.Position > after && len(list) < limit {
+				list = append(list, r)
+			}
+		}
+		return err
 	}, `
-		SELECT records FROM (
-			SELECT records, last, sum(count) OVER (ORDER BY last) - count AS passed FROM (
-				(SELECT last, count, records FROM quash.revocation_archive WHERE last > $1 ORDER BY last LIMIT $2)
-				UNION ALL (SELECT last, count, records FROM quash.revocation WHERE last > $1 ORDER BY last LIMIT $2)) b
+		SELECT `+batchColumns+` FROM (
+			SELECT *, sum(count) OVER (ORDER BY last) - count AS passed FROM (
+				(SELECT * FROM quash.revocation_archive WHERE last > $1 ORDER BY last LIMIT $2)
+				UNION ALL (SELECT * FROM quash.revocation WHERE last > $1 ORDER BY last LIMIT $2)) b
 			) b
-		WHERE passed < $3 ORDER BY last`, int64(after), max(limit, 0), max(limit, 0)+batchRecords)
+		WHERE passed < $3 ORDER BY last`, int64(after), max(limit, 0), min(max(limit, 0), maxLimit)+batchRecords)
 	return list, err
 }
 
 // batch is a row of the log: records that follow each other and are forgotten
 // at one time. A row ends wherever the log did after a commit, for as long as it
-// is kept: what stores remember of the log is looked for there.
+// is kept: what stores remember of the log is looked for there. (A restore puts
+// records together otherwise, and an epoch follows it.)
 type batch struct {
 	last, forget int64
 	count        int32
 	digest       []byte
 	records      issuer.Batch
+}
+
+const batchColumns = `last, count, forget, digest, records`
+
+// scanBatch takes a row, and its revocations. It is an error where the columns say
+// other than the records, which alone are sealed.
+func scanBatch(row pgx.Rows) (b batch, list []issuer.Revocation, err error) {
+	if err := row.Scan(&b.last, &b.count, &b.forget, &b.digest, &b.records); err != nil {
+		return batch{}, nil, err
+	}
+	err = b.records.Revocations(func(r issuer.Revocation) error {
+		list = append(list, r)
+		return nil
+	})
+	if err != nil {
+		return batch{}, nil, err
+	}
+	n := len(list)
+	if n == 0 || n != int(b.count) || list[n-1].Position != uint64(b.last) || !bytes.Equal(list[n-1].Digest[:], b.digest) ||
+		slices.ContainsFunc(list, func(r issuer.Revocation) bool { return int64(r.Forget) != b.forget }) {
+		return batch{}, nil, fmt.Errorf("the row of the log that ends at %d was changed: its columns do not belong to its records", b.last)
+	}
+	return b, list, nil
 }
 
 // batches puts sealed revocations into rows.
@@ -177,7 +208,7 @@ func batches(list []issuer.Revocation) (rows []batch) {
 // insertBatches is the statement that inserts rows into a table.
 func insertBatches(table string, rows []batch) statement {
 	return statement{
-		query: `INSERT INTO quash.` + table + ` (last, count, forget, digest, records) ` + unnest("bigint", "int", "bigint", "bytea", "bytea"),
+		query: `INSERT INTO quash.` + table + ` (` + batchColumns + `) ` + unnest("bigint", "int", "bigint", "bytea", "bytea"),
 		args: []any{
 			column(rows, func(b *batch) int64 { return b.last }),
 			column(rows, func(b *batch) int32 { return b.count }),
@@ -251,16 +282,12 @@ func (t *tx) pruneRecords(now time.Time, limit int) (n int, err error) {
 	}
 	var gone, left []batch
 	err = t.each(func(row pgx.Rows) error {
-		var b batch
-		if err := row.Scan(&b.last, &b.count, &b.forget, &b.digest, &b.records); err != nil {
+		b, list, err := scanBatch(row)
+		if err != nil {
 			return err
 		}
-		if room := limit - n; int(b.count) > room {
-			parts, err := b.split(room)
-			if err != nil {
-				return err
-			}
-			left, b = parts[1:], parts[0]
+		if room := limit - n; len(list) > room {
+			b, left = batches(list[:room])[0], batches(list[room:])
 		}
 		gone, n = append(gone, b), n+int(b.count)
 		return nil
@@ -272,7 +299,7 @@ func (t *tx) pruneRecords(now time.Time, limit int) (n int, err error) {
 					FROM (SELECT last, count, forget FROM quash.revocation WHERE forget < $1 ORDER BY forget, last LIMIT $2) b
 				) b WHERE passed < $2)) RETURNING *
 		)
-		SELECT last, count, forget, digest, records FROM gone ORDER BY forget, last`, now.Unix(), max(limit, 0))
+		SELECT `+batchColumns+` FROM gone ORDER BY forget, last`, now.Unix(), max(limit, 0))
 	if err != nil || n == 0 {
 		return 0, err
 	}
@@ -287,19 +314,6 @@ func (t *tx) pruneRecords(now time.Time, limit int) (n int, err error) {
 	}
 	t.u.moved = true
 	return n, nil
-}
-
-// split cuts a row behind its first n records.
-func (b *batch) split(n int) (parts []batch, err error) {
-	var list []issuer.Revocation
-	err = b.records.Revocations(func(r issuer.Revocation) error {
-		list = append(list, r)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return append(batches(list[:n]), batches(list[n:])...), nil
 }
 
 // Epochs implements [issuer.Reader].

@@ -143,10 +143,11 @@ func (u *unit) fetching(ids []string, into map[string]known) statement {
 	query := selectSession + `WHERE s.id = ANY($1)`
 	if !u.gated {
 		query = selectSession + `JOIN quash.account a ON a.subject = s.subject WHERE s.id = ANY($1) FOR NO KEY UPDATE OF a FOR NO KEY UPDATE OF s`
+		u.locked = true // perhaps for a session that is gone by then
 	}
 	return statement{query: query, args: []any{ids}, take: func(row pgx.Rows) error {
 		s, err := scanSession(row)
-		into[s.ID], u.locked = known{Session: s}, true
+		into[s.ID] = known{Session: s}
 		return err
 	}}
 }

@@ -89,7 +89,8 @@ const (
 
 // gather takes what waits behind first, but for those whose callers gave up.
 // Callers that the last group answered are about to queue again; where they
-// are let run first, one flush carries more. A lone caller waits for nobody.
+// are let run first, one flush carries more. A lone caller waits for nobody, but
+// the first of them after a crowd.
 func gather(queue chan *op, first *op, due int) []*op {
 	began := time.Now()
 	for seen, news := 0, began; len(queue)+1 < min(due, maxGroup); {
