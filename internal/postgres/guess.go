@@ -70,7 +70,10 @@ func (s *Store) guess(group []*op) (done bool, err error) {
 		return false, nil
 	}
 	c.local, s.left.sure = false, false
-	switch err := u.commit(); {
+	u.asked = time.Now()
+	err = u.commit()
+	u.took = time.Since(u.asked)
+	switch {
 	case err == nil:
 		s.leave(u, u.xid != "") // else who looked what became of it changed the log
 		s.committed(u, group)
@@ -94,7 +97,7 @@ func wrong(err error) bool {
 // it too, which fails where the guess is wrong, or its time, as after a machine
 // slept, or where it would have to wait for the lock.
 func (u *unit) beginGuessed() {
-	asked := u.c.queue
+	queued := u.c.queue
 	u.c.queue = nil
 	for _, text := range slices.Concat(u.start, u.s.bounds) {
 		u.queue(text)
@@ -115,5 +118,5 @@ func (u *unit) beginGuessed() {
 		},
 		take: func(row pgx.Rows) error { return row.Scan(nil, &u.now, &u.xid) },
 	})
-	u.c.queue = append(u.c.queue, asked...)
+	u.c.queue = append(u.c.queue, queued...)
 }

@@ -171,11 +171,7 @@ func (u *unit) commit() error {
 	}
 	u.queue(commit)
 	u.c.patience = shortTripTimeout
-	asked := time.Now()
 	err := u.s.commit(u.c)
-	if u.guessed != nil {
-		u.asked, u.took = asked, time.Since(asked)
-	}
 	if err == nil && !u.s.doubted(u.c) {
 		return nil
 	}
