@@ -23,12 +23,14 @@ func (r *accountRow) columns() []any {
 	return []any{&r.Subject, &r.name, &r.Password, (*[]byte)(&r.Claims), &r.Deactivated, &r.created, &r.changed}
 }
 
+// account returns the account of the row that was taken last.
 func (r *accountRow) account() issuer.Account {
+	a := r.Account
 	if r.name != nil {
-		r.Name = *r.name
+		a.Name = *r.name
 	}
-	r.Created, r.Changed = instant(r.created), instant(r.changed)
-	return r.Account
+	a.Created, a.Changed = instant(r.created), instant(r.changed)
+	return a
 }
 
 func scanAccount(row pgx.Rows) (issuer.Account, error) {

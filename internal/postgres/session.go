@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/quashdev/quash/internal/issuer"
 )
@@ -18,30 +19,44 @@ const sessionColumns = `s.id, s.subject, s.client, s.device, s.address, s.create
 
 const selectSession = `SELECT ` + sessionColumns + ` FROM quash.session s `
 
-// scanSession takes the columns of a session, and extra ones after them.
-func scanSession(row pgx.Rows, extra ...any) (s issuer.Session, err error) {
-	var created, lastUsed, expires, rotated, counter int64
-	var secret, retry []byte
-	var tokens []int64
-	var scope *string
-	err = row.Scan(append([]any{
-		&s.ID, &s.Subject, &s.Client, &s.Device, &s.Address, &created, &lastUsed, &expires,
-		&counter, &secret, &rotated, &retry, &tokens, &scope,
-	}, extra...)...)
-	if err != nil {
-		return s, err
+// sessionRow takes the columns of a session.
+type sessionRow struct {
+	issuer.Session
+	created, lastUsed, expires, counter, rotated int64
+	secret, retry                                pgtype.DriverBytes
+	tokens                                       []int64
+	scope                                        *string
+}
+
+func (r *sessionRow) columns() []any {
+	return []any{
+		&r.ID, &r.Subject, &r.Client, &r.Device, &r.Address, &r.created, &r.lastUsed, &r.expires,
+		&r.counter, &r.secret, &r.rotated, &r.retry, &r.tokens, &r.scope,
 	}
-	s.Created, s.LastUsed, s.Expires, s.Rotated = instant(created), instant(lastUsed), instant(expires), instant(rotated)
-	s.Counter = uint64(counter)
-	if s.Registered = scope != nil; s.Registered {
-		s.Scope = *scope
+}
+
+// session returns the session of the row that was taken last.
+func (r *sessionRow) session() issuer.Session {
+	s := r.Session
+	s.Created, s.LastUsed, s.Expires, s.Rotated = instant(r.created), instant(r.lastUsed), instant(r.expires), instant(r.rotated)
+	s.Counter = uint64(r.counter)
+	if s.Registered = r.scope != nil; s.Registered {
+		s.Scope = *r.scope
 	}
-	copy(s.Secret[:], secret)
-	copy(s.RetryKey[:], retry)
-	for _, exp := range tokens {
-		s.Tokens = append(s.Tokens, uint32(exp))
+	copy(s.Secret[:], r.secret)
+	copy(s.RetryKey[:], r.retry)
+	if len(r.tokens) > 0 {
+		s.Tokens = column(r.tokens, func(exp *int64) uint32 { return uint32(*exp) })
 	}
-	return s, nil
+	return s
+}
+
+func scanSession(row pgx.Rows) (issuer.Session, error) {
+	var r sessionRow
+	if err := row.Scan(r.columns()...); err != nil {
+		return issuer.Session{}, err
+	}
+	return r.session(), nil
 }
 
 // where is the condition that selects what m matches, with its arguments.
@@ -70,10 +85,10 @@ func (r *reader) Session(id string) (issuer.Session, error) {
 	case r.update != nil:
 		return r.update.session(id)
 	}
-	return one(r, func(row pgx.Rows) (issuer.Session, error) { return scanSession(row) }, selectSession+`WHERE s.id = $1`, id)
+	return one(r, scanSession, selectSession+`WHERE s.id = $1`, id)
 }
 
-// session reads a session in an issue, and locks its account with it, which
+// issuing reads a session in an issue, and locks its account with it, which
 // what issues needs next.
 func (t *tx) issuing(id string) (issuer.Session, error) {
 	u := t.u
@@ -82,19 +97,19 @@ func (t *tx) issuing(id string) (issuer.Session, error) {
 		u.wanted = append(u.wanted, id)
 		return issuer.Session{}, errRehearsal
 	case u.c.local:
-		if s, found := t.known(id); found && !s.gone {
-			return s.clone(), nil
+		if s, _ := t.known(id); s != nil {
+			return clone(s), nil
 		}
 		u.c.missed = true
 		return issuer.Session{}, errRehearsal
 	}
-	err := u.each(u.takeIssuing, selectIssuing+`WHERE s.id = $1 FOR SHARE OF a`, id)
+	err := u.each(u.takeIssuing(), selectIssuing+`WHERE s.id = $1 FOR SHARE OF a`, id)
 	if err != nil {
 		return issuer.Session{}, err
 	}
 	delete(t.overlay, id)
-	if s, found := u.sessions[id]; found {
-		return s.clone(), nil
+	if s := u.sessions[id]; s != nil {
+		return clone(s), nil
 	}
 	return issuer.Session{}, issuer.ErrNotFound
 }
@@ -103,23 +118,21 @@ func (t *tx) issuing(id string) (issuer.Session, error) {
 func (t *tx) session(id string) (issuer.Session, error) {
 	s, found := t.known(id)
 	if !found {
-		if t.overlay == nil {
-			t.overlay = map[string]known{}
-		}
 		if err := t.u.fetch([]string{id}, t.overlay); err != nil {
 			return issuer.Session{}, err
 		}
-		s, found = t.known(id)
+		s, _ = t.known(id)
 	}
-	if !found || s.gone {
+	if s == nil {
 		return issuer.Session{}, issuer.ErrNotFound
 	}
-	return s.clone(), nil
+	return clone(s), nil
 }
 
-// known returns what the transaction knows of a session.
-func (t *tx) known(id string) (known, bool) {
-	s, found := t.overlay[id]
+// known returns what the transaction knows of a session, which is nil where it
+// has ended.
+func (t *tx) known(id string) (s *issuer.Session, found bool) {
+	s, found = t.overlay[id]
 	if !found && !t.afresh {
 		s, found = t.u.sessions[id]
 	}
@@ -127,7 +140,7 @@ func (t *tx) known(id string) (known, bool) {
 }
 
 // fetch reads sessions into a map, and locks them and their accounts.
-func (u *unit) fetch(ids []string, into map[string]known) error {
+func (u *unit) fetch(ids []string, into map[string]*issuer.Session) error {
 	if u.c.rehearsing {
 		u.wanted = append(u.wanted, ids...)
 		return errRehearsal
@@ -139,16 +152,21 @@ func (u *unit) fetch(ids []string, into map[string]known) error {
 // accounts first, as issues do, and waits for those of them that write one. An
 // issue that waits for the account goes on with what it read, but then it
 // writes its session, and starts again if that was written.
-func (u *unit) fetching(ids []string, into map[string]known) statement {
+func (u *unit) fetching(ids []string, into map[string]*issuer.Session) statement {
 	query := selectSession + `WHERE s.id = ANY($1)`
 	if !u.gated {
 		query = selectSession + `JOIN quash.account a ON a.subject = s.subject WHERE s.id = ANY($1) FOR NO KEY UPDATE OF a FOR NO KEY UPDATE OF s`
 		u.locked = true // perhaps for a session that is gone by then
 	}
+	var r sessionRow
+	columns := r.columns()
 	return statement{query: query, args: []any{ids}, take: func(row pgx.Rows) error {
-		s, err := scanSession(row)
-		into[s.ID] = known{Session: s}
-		return err
+		if err := row.Scan(columns...); err != nil {
+			return err
+		}
+		s := r.session()
+		into[s.ID] = &s
+		return nil
 	}}
 }
 
@@ -156,25 +174,29 @@ func (u *unit) fetching(ids []string, into map[string]known) statement {
 // and locks their accounts. Those of an account that somebody writes are left
 // out: a group waits for nobody while it holds locks.
 func (u *unit) fetchingIssues(ids []string) statement {
-	return statement{query: selectIssuing + `WHERE s.id = ANY($1) FOR SHARE OF a SKIP LOCKED`, args: []any{ids}, take: u.takeIssuing}
+	return statement{query: selectIssuing + `WHERE s.id = ANY($1) FOR SHARE OF a SKIP LOCKED`, args: []any{ids}, take: u.takeIssuing()}
 }
 
 const selectIssuing = `SELECT ` + sessionColumns + `, ` + accountColumns + ` FROM quash.session s JOIN quash.account a ON a.subject = s.subject `
 
-func (u *unit) takeIssuing(row pgx.Rows) error {
+func (u *unit) takeIssuing() func(pgx.Rows) error {
+	var r sessionRow
 	var a accountRow
-	s, err := scanSession(row, a.columns()...)
-	if err == nil {
-		u.accounts[s.Subject] = a.account()
-		u.sessions[s.ID] = known{Session: s}
+	columns := append(r.columns(), a.columns()...)
+	return func(row pgx.Rows) error {
+		if err := row.Scan(columns...); err != nil {
+			return err
+		}
+		s := r.session()
+		u.accounts[s.Subject], u.sessions[s.ID] = a.account(), &s
+		return nil
 	}
-	return err
 }
 
-func (k known) clone() issuer.Session {
-	s := k.Session
-	s.Tokens = slices.Clone(s.Tokens)
-	return s
+func clone(s *issuer.Session) issuer.Session {
+	c := *s
+	c.Tokens = slices.Clone(s.Tokens)
+	return c
 }
 
 // matching sends a query about the sessions that match, after what holds them
@@ -252,7 +274,7 @@ func dayOf(t time.Time) int32 {
 
 // PutSession implements [issuer.Tx]. A session of no account is ErrNotFound.
 func (t *tx) PutSession(s issuer.Session) error {
-	was, known, err := t.place(s)
+	was, err := t.place(s)
 	if err != nil {
 		return fmt.Errorf("put session: %w", err)
 	}
@@ -265,7 +287,7 @@ func (t *tx) PutSession(s issuer.Session) error {
 	if err := t.dirty(); err != nil {
 		return err
 	}
-	if known && was.Subject == s.Subject && was.Client == s.Client && was.Created.Equal(s.Created) && was.Expires.Equal(s.Expires) && was.Registered == s.Registered && was.Scope == s.Scope {
+	if was != nil && was.Subject == s.Subject && was.Client == s.Client && was.Created.Equal(s.Created) && was.Expires.Equal(s.Expires) && was.Registered == s.Registered && was.Scope == s.Scope {
 		t.u.puts = append(t.u.puts, s)
 	} else {
 		t.u.emit() // an earlier version of it
@@ -355,36 +377,35 @@ func arrayText(list []uint32) string {
 
 // place makes sure that the account of a session is there and stays, and
 // returns the session that is replaced, if it is known.
-func (t *tx) place(s issuer.Session) (was issuer.Session, found bool, err error) {
+func (t *tx) place(s issuer.Session) (was *issuer.Session, err error) {
 	if !plain(s.Subject) {
-		return was, false, issuer.ErrNotFound
+		return nil, issuer.ErrNotFound
 	}
 	if err := t.begin(); err != nil {
-		return was, false, err
+		return nil, err
 	}
 	if t.u.issuing {
 		if _, locked := t.u.accounts[s.Subject]; !locked {
 			if _, err := t.Account(s.Subject); err != nil {
-				return was, false, err
+				return nil, err
 			}
 		}
-		k, found := t.known(s.ID)
-		return k.Session, found && !k.gone, nil
+		was, _ = t.known(s.ID)
+		return was, nil
 	}
-	k, found := t.known(s.ID)
-	if found = found && !k.gone; found && k.Subject == s.Subject {
-		return k.Session, true, nil
+	if was, _ = t.known(s.ID); was != nil && was.Subject == s.Subject {
+		return was, nil
 	}
 	// Whoever is written here is held, and found to be there.
 	n, err := t.exec(`UPDATE quash.account SET touched = touched + 1 WHERE subject = $1`, s.Subject)
 	if err != nil {
-		return was, false, err
+		return nil, err
 	}
 	if n == 0 {
-		return was, false, issuer.ErrNotFound
+		return nil, issuer.ErrNotFound
 	}
 	t.u.written[s.Subject] = 0
-	return k.Session, found, nil
+	return was, nil
 }
 
 // note keeps a session as it will be read.
@@ -395,15 +416,7 @@ func (t *tx) note(s issuer.Session) {
 	if s.Tokens = slices.Clone(s.Tokens); len(s.Tokens) == 0 {
 		s.Tokens = nil
 	}
-	t.overlap(s.ID, known{Session: s})
-}
-
-// overlap notes what the function left of a session.
-func (t *tx) overlap(id string, k known) {
-	if t.overlay == nil {
-		t.overlay = map[string]known{}
-	}
-	t.overlay[id] = k
+	t.overlay[s.ID] = &s
 }
 
 // EndSessions implements [issuer.Tx].
@@ -448,7 +461,7 @@ func (t *tx) endOne(id, except string, now time.Time) (sessions, tokens int, err
 		}
 	}
 	t.u.ended = append(t.u.ended, id)
-	t.overlap(id, known{gone: true})
+	t.overlay[id] = nil
 	return 1, tokens, nil
 }
 

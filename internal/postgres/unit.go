@@ -127,7 +127,7 @@ type unit struct {
 	// read, as it leaves them.
 	locked   bool
 	written  map[string]uint64
-	sessions map[string]known
+	sessions map[string]*issuer.Session
 	gated    bool
 	// What a rehearsal asked for: sessions, and the gate.
 	wanted    []string
@@ -135,19 +135,14 @@ type unit struct {
 
 	accounts map[string]issuer.Account // in issues: read and locked
 
+	tx      tx      // of the function that runs
 	guessed *ledger // what an update that reads nothing rests on, instead of a reading
 }
 
 type counts struct{ puts, ended, records, names, audits int }
 
-// known is a session that was read and locked.
-type known struct {
-	issuer.Session
-	gone bool
-}
-
 func (s *Store) newUnit(c *conn, issuing bool) *unit {
-	u := &unit{written: map[string]uint64{}, sessions: map[string]known{}, accounts: map[string]issuer.Account{}}
+	u := &unit{tx: tx{overlay: map[string]*issuer.Session{}}, written: map[string]uint64{}, sessions: map[string]*issuer.Session{}, accounts: map[string]issuer.Account{}}
 	u.reader = reader{s: s, c: c, l: &u.ledger, before: s.remembered(), start: beginUpdate, writes: true, issuing: issuing}
 	if issuing {
 		u.start = beginIssue
@@ -204,17 +199,20 @@ type tx struct {
 	// What tells whether the function can be undone without the transaction.
 	checkpoint ledger
 	counted    counts
-	queued     int      // statements that waited when it began
-	trips      uint64   // made when it began
-	dirtied    uint64   // 1 + trips made when it first wrote; 0: it has not
-	holds      []string // accounts that it holds
-	overlay    map[string]known
-	afresh     bool // what is known of sessions comes from the overlay alone
+	queued     int                        // statements that waited when it began
+	trips      uint64                     // made when it began
+	dirtied    uint64                     // 1 + trips made when it first wrote; 0: it has not
+	holds      []string                   // accounts that it holds
+	overlay    map[string]*issuer.Session // as the function leaves them, nil where they have ended
+	afresh     bool                       // what is known of sessions comes from the overlay alone
 }
 
+// newTx returns the transaction for the next function. It is the only one then.
 func (u *unit) newTx() *tx {
-	t := &tx{
-		reader: &u.reader, u: u, checkpoint: u.ledger, counted: u.sent, queued: len(u.c.queue), trips: u.c.trips,
+	t := &u.tx
+	clear(t.overlay)
+	*t = tx{
+		reader: &u.reader, u: u, checkpoint: u.ledger, counted: u.sent, queued: len(u.c.queue), trips: u.c.trips, overlay: t.overlay,
 	}
 	if u.issuing {
 		u.issue = t
