@@ -38,6 +38,7 @@ func (p *program) serve() *cobra.Command {
 			if err := p.announce(cfg, srv); err != nil {
 				return err
 			}
+			defer server.FloorHeap()()
 			return srv.Run(cmd.Context())
 		},
 	}
