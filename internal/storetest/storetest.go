@@ -46,6 +46,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness, only ...string) {
 		"P1Durable/EveryWriteFailsTwice":                      everyWriteFails,
 		"P2Together/AnErrorUndoesTheWholeTransaction":         errorUndoes,
 		"P2Together/AnErrorUndoesNoOtherTransaction":          errorUndoesNoOther,
+		"P2Together/ThoseThatShareACommitReadWhatIsThere":     readTogether,
 		"P3Ordered/DenseUniqueAtomicUnderWriters":             denseUnderWriters,
 		"P6Exact/IssueReadsOneSnapshot":                       issueReadsOneSnapshot,
 		"P4Confirmed/TailHasWhatWasCommittedBefore":           tailHasCommits,

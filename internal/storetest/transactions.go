@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -68,6 +69,84 @@ func errorUndoesNoOther(t *testing.T, h Harness) {
 		return err
 	})
 	check(t, h.Store)
+}
+
+// readTogether has functions that fail change sessions, among others that read
+// them, where a store may run all of them in one transaction.
+func readTogether(t *testing.T, h Harness) {
+	full, bare := session("s1", "u1"), session("s2", "u2")
+	full.Registered, full.Scope, full.RetryKey = true, "read write", [32]byte{7}
+	bare.Device, bare.Tokens = "", nil
+	named, nameless := account("u1"), account("u2")
+	nameless.Name, nameless.Claims = "", []byte(`{}`)
+	update(t, h.Store, func(tx issuer.Tx) error {
+		return errors.Join(tx.PutAccount(named), tx.PutAccount(nameless), tx.PutSession(full), tx.PutSession(bare))
+	})
+	read := func(want issuer.Session, account issuer.Account) func(issuer.Tx) error {
+		return func(tx issuer.Tx) error {
+			s, err := tx.Session(want.ID)
+			if err != nil {
+				return err
+			}
+			a, err := tx.Account(want.Subject)
+			if d := diff(want, s) + diff(account, a); err == nil && d != "" {
+				err = fmt.Errorf("session and account (-want +got):\n%s", d)
+			}
+			return err
+		}
+	}
+	ends := func(tx issuer.Tx) error {
+		_, _, err := tx.EndSessions(issuer.Match{Claim: "sid", Value: "s1"}, "", epoch)
+		return errors.Join(err, errRefused)
+	}
+	puts := func(tx issuer.Tx) error {
+		s, err := tx.Session("s1")
+		s.Counter++
+		return errors.Join(err, tx.PutSession(s), errRefused)
+	}
+	readers := []func(issuer.Tx) error{read(full, named), read(bare, nameless)}
+	update := func(fn func(issuer.Tx) error) error {
+		_, err := h.Store.Update(t.Context(), fn)
+		return err
+	}
+	together(t, update, append([]func(issuer.Tx) error{ends, puts}, readers...))
+	together(t, func(fn func(issuer.Tx) error) error { return h.Store.Issue(t.Context(), fn) }, append([]func(issuer.Tx) error{puts}, readers...))
+}
+
+// together runs each function a few times, all of them while others wait. It
+// reports errors but errRefused.
+func together(t *testing.T, run func(func(issuer.Tx) error) error, fns []func(issuer.Tx) error) {
+	t.Helper()
+	var g errgroup.Group
+	var enter sync.Once
+	entered, leave := make(chan struct{}), make(chan struct{})
+	g.Go(func() error {
+		return run(func(issuer.Tx) error {
+			enter.Do(func() { close(entered) })
+			<-leave
+			return nil
+		})
+	})
+	<-entered
+	var queued sync.WaitGroup
+	for n := range 8 * len(fns) {
+		queued.Add(1)
+		g.Go(func() error {
+			queued.Done()
+			if err := run(fns[n%len(fns)]); !errors.Is(err, errRefused) {
+				return err
+			}
+			return nil
+		})
+	}
+	queued.Wait()
+	for range 100 {
+		runtime.Gosched() // most of them have come to wait by then
+	}
+	close(leave)
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // viewsAreSnapshots reads twice in one view, with a commit between.
