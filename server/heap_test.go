@@ -1,37 +1,49 @@
 package server
 
 import (
+	"context"
 	"runtime"
+	"runtime/debug"
 	"testing"
+	"time"
 )
 
-var garbage []byte
-
-// collections counts those of a heap with next to nothing in it, while it makes
-// garbage of ten times the floor.
-func collections() uint32 {
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	for range 10 * heapFloor >> 16 {
-		garbage = make([]byte, 1<<16)
+// wantGoal waits until a collection has set the size of the next to so many MiB.
+func wantGoal(t *testing.T, what string, least, most uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		runtime.GC()
+		goal := runtimeMetric("/gc/heap/goal:bytes") >> 20
+		if least <= goal && goal <= most {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%s: the heap is collected at %d MiB; want %d to %d", what, goal, least, most)
+		}
 	}
-	runtime.ReadMemStats(&after)
-	return after.NumGC - before.NumGC
 }
 
 func TestFloorHeap(t *testing.T) {
-	before := collections()
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	wantGoal(t, "without a floor", 1, 24)
 	end := FloorHeap()
-	with := collections()
-	end()
-	if after := collections(); with == 0 || before < 4*with || after < 4*with {
-		t.Errorf("%d collections, %d with the floor, %d after it", before, with, after)
+	wantGoal(t, "next to nothing", 46, 56)
+	for _, c := range []struct{ live, least, most uint64 }{{4, 46, 56}, {16, 46, 56}, {40, 80, 120}, {100, 200, 240}, {2, 46, 56}} {
+		held := make([]byte, c.live<<20)
+		wantGoal(t, "with a floor", c.least, c.most)
+		runtime.KeepAlive(held)
 	}
-	f := &floor{usual: 100}
-	for live, want := range map[uint64]int{0: 100, 1 << 20: 4700, 12 << 20: 300, heapFloor / 2: 100, heapFloor - 1: 100, heapFloor: 100, 1 << 40: 100} {
-		if got := f.percent(live); got != want {
-			t.Errorf("a heap of %d may grow by %d%%; want %d", live, got, want)
-		}
+	end()
+	wantGoal(t, "after it", 1, 24)
+}
+
+// TestFloorHeapOff leaves the heap of a program alone that is never collected.
+func TestFloorHeapOff(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	FloorHeap()()
+	if got := debug.SetGCPercent(-1); got != -1 {
+		t.Errorf("GOGC: got %d, want it off", got)
 	}
 }

@@ -103,11 +103,12 @@ func (t *tx) issuing(id string) (issuer.Session, error) {
 		u.c.missed = true
 		return issuer.Session{}, errRehearsal
 	}
+	delete(t.overlay, id)
+	delete(u.sessions, id)
 	err := u.each(u.takeIssuing(), selectIssuing+`WHERE s.id = $1 FOR SHARE OF a`, id)
 	if err != nil {
 		return issuer.Session{}, err
 	}
-	delete(t.overlay, id)
 	if s := u.sessions[id]; s != nil {
 		return clone(s), nil
 	}

@@ -124,7 +124,7 @@ type unit struct {
 	// In updates: whether it has locked accounts, and sessions of theirs; the
 	// accounts that it has written, so that no session of theirs is opened
 	// beside it, by the trip after which that is so; and the sessions that it has
-	// read, as it leaves them.
+	// read, as it leaves them, nil where they have ended.
 	locked   bool
 	written  map[string]uint64
 	sessions map[string]*issuer.Session
@@ -203,11 +203,12 @@ type tx struct {
 	trips      uint64                     // made when it began
 	dirtied    uint64                     // 1 + trips made when it first wrote; 0: it has not
 	holds      []string                   // accounts that it holds
-	overlay    map[string]*issuer.Session // as the function leaves them, nil where they have ended
+	overlay    map[string]*issuer.Session // as the function has read or left them, nil where they have ended
 	afresh     bool                       // what is known of sessions comes from the overlay alone
 }
 
-// newTx returns the transaction for the next function. It is the only one then.
+// newTx returns the transaction for the next function. That of the function
+// before is the same value, and must not be used any more.
 func (u *unit) newTx() *tx {
 	t := &u.tx
 	clear(t.overlay)
