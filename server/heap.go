@@ -50,10 +50,10 @@ func (f *floor) adjust() {
 // the first collection, beside so many in stacks and variables. The runtime
 // takes it of both; and the same of 4 MiB, at least.
 func (f *floor) percent(live, beside uint64) int {
-	percent := uint64(100 * heapFloor / (4 << 20))
 	if live >= heapFloor {
 		return f.usual
 	}
+	percent := uint64(100 * heapFloor / (4 << 20))
 	if live+beside > 0 {
 		percent = min(percent, 100*(heapFloor-live)/(live+beside))
 	}
