@@ -51,20 +51,20 @@ type subject struct {
 }
 
 var subjects = []subject{
-	{"verify", measureVerify, false},
-	{"lookup", measureLookup, false},
-	{"durable", measureDurable, true},
-	{"fanout", measureFanOut, true},
-	{"request", measureRequest, false},
-	{"http", measureHTTP, false},
-	{"tail", measureTail, false},
-	{"growth", measureGrowth, false},
-	{"cache", measureCache, false},
-	{"restart", measureRestart, false},
-	{"server", measureServer, true},
-	{"postgres", measurePostgres, true},
-	{"nodes", measureNodes, true},
-	{"growth-sessions", measureSessions, true},
+	{name: "verify", measure: measureVerify},
+	{name: "lookup", measure: measureLookup},
+	{name: "durable", measure: measureDurable, node: true},
+	{name: "fanout", measure: measureFanOut, node: true},
+	{name: "request", measure: measureRequest},
+	{name: "http", measure: measureHTTP},
+	{name: "tail", measure: measureTail},
+	{name: "growth", measure: measureGrowth},
+	{name: "cache", measure: measureCache},
+	{name: "restart", measure: measureRestart},
+	{name: "server", measure: measureServer, node: true},
+	{name: "postgres", measure: measurePostgres, node: true},
+	{name: "nodes", measure: measureNodes, node: true},
+	{name: "growth-sessions", measure: measureSessions, node: true},
 }
 
 // own is measured beside floors.

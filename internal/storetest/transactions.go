@@ -82,14 +82,14 @@ func readTogether(t *testing.T, h Harness) {
 	update(t, h.Store, func(tx issuer.Tx) error {
 		return errors.Join(tx.PutAccount(named), tx.PutAccount(nameless), tx.PutSession(full), tx.PutSession(bare))
 	})
-	read := func(want issuer.Session, account issuer.Account) func(issuer.Tx) error {
+	reads := func(want issuer.Session, owner issuer.Account) func(issuer.Tx) error {
 		return func(tx issuer.Tx) error {
 			s, err := tx.Session(want.ID)
 			if err != nil {
 				return err
 			}
 			a, err := tx.Account(want.Subject)
-			if d := diff(want, s) + diff(account, a); err == nil && d != "" {
+			if d := diff(want, s) + diff(owner, a); err == nil && d != "" {
 				err = fmt.Errorf("session and account (-want +got):\n%s", d)
 			}
 			return err
@@ -104,13 +104,14 @@ func readTogether(t *testing.T, h Harness) {
 		s.Counter++
 		return errors.Join(err, tx.PutSession(s), errRefused)
 	}
-	readers := []func(issuer.Tx) error{read(full, named), read(bare, nameless)}
-	update := func(fn func(issuer.Tx) error) error {
+	readers := []func(issuer.Tx) error{reads(full, named), reads(bare, nameless)}
+	inUpdate := func(fn func(issuer.Tx) error) error {
 		_, err := h.Store.Update(t.Context(), fn)
 		return err
 	}
-	together(t, update, append([]func(issuer.Tx) error{ends, puts}, readers...))
-	together(t, func(fn func(issuer.Tx) error) error { return h.Store.Issue(t.Context(), fn) }, append([]func(issuer.Tx) error{puts}, readers...))
+	inIssue := func(fn func(issuer.Tx) error) error { return h.Store.Issue(t.Context(), fn) }
+	together(t, inUpdate, append([]func(issuer.Tx) error{ends, puts}, readers...))
+	together(t, inIssue, append([]func(issuer.Tx) error{puts}, readers...))
 }
 
 // together runs each function a few times, all of them while others wait. It
